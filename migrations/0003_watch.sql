@@ -1,0 +1,498 @@
+-- watch, unwatch, configure, uninstall: what a table owner calls.
+--
+-- They run as their caller, who must own the table, because creating a trigger does. Writing Freshet's own tables is left to
+-- a few SECURITY DEFINER functions, which ask again who called: the session's user or the role it has SET, never current_user.
+
+create function freshet.assert_owner(target regclass) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  caller name := case current_setting('role') when 'none' then session_user::name else current_setting('role')::name end;
+begin
+  if not exists (select from pg_class where oid = target and pg_has_role(caller, relowner, 'usage')) then
+    raise exception 'role % does not own %', quote_ident(caller), target
+      using errcode = 'insufficient_privilege', hint = 'Call it as the owner of the table.';
+  end if;
+end
+$$;
+
+-- Refuses by name what cannot be captured without loss. Changes nothing.
+create function freshet.assert_watchable(target regclass) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  relation record;
+  reader name := (select rolname from pg_namespace join pg_roles on pg_roles.oid = nspowner where nspname = 'freshet');
+begin
+  select pg_class.*, nspname into relation
+  from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
+  if relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
+    raise exception 'cannot watch %: it is a system table', target
+      using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
+  elsif relation.relkind not in ('r', 'p') then
+    raise exception 'cannot watch %: it is a %, and only tables can be watched', target,
+      case relation.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
+        when 'S' then 'sequence' when 'i' then 'index' when 'I' then 'index' when 'c' then 'composite type' else 'relation of another kind' end
+      using errcode = 'wrong_object_type', hint = 'Watch the tables it reads from.';
+  elsif relation.relispartition then
+    raise exception 'cannot watch %: it is a partition', target
+      using errcode = 'wrong_object_type', hint = 'Watch the partitioned table it belongs to.';
+  elsif relation.relpersistence <> 'p' then
+    raise exception 'cannot watch %: it is % and loses its rows without a trace', target, case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
+      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
+  elsif relation.relkind = 'r' and exists (select from pg_inherits where inhparent = target or inhrelid = target) then
+    raise exception 'cannot watch %: a write to an inheritance parent fires no trigger of its children', target
+      using errcode = 'wrong_object_type', hint = 'Use declarative partitioning.';
+  elsif relation.relrowsecurity then
+    raise exception 'cannot watch %: row-level security is enabled on it, and a channel would show every row', target
+      using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
+  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relkind = 'f') then
+    raise exception 'cannot watch %: it has a foreign partition', target
+      using errcode = 'wrong_object_type', hint = 'A foreign table fires no triggers here.';
+  end if;
+  if not exists (select from pg_index where indrelid = target and indisprimary) then
+    raise exception 'cannot watch %: it has no primary key', target
+      using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
+  elsif not exists (select from pg_index where indrelid = target and indisprimary and indimmediate) then
+    raise exception 'cannot watch %: its primary key is deferrable', target
+      using errcode = 'invalid_table_definition', hint = 'Make the primary key not deferrable.';
+  end if;
+  if not has_table_privilege(reader, target, 'select') or not has_schema_privilege(reader, relation.relnamespace, 'usage') then
+    raise exception 'cannot watch %: role % may not read it', target, quote_ident(reader)
+      using errcode = 'insufficient_privilege',
+        hint = format('grant usage on schema %I to %I; grant select on %s to %I;', relation.nspname, reader, target, reader);
+  end if;
+end
+$$;
+
+create function freshet.key_columns(target regclass) returns text[]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array_agg(attname::text order by position)
+  from pg_index
+  cross join lateral unnest(indkey::smallint[]) with ordinality as part (attnum, position)
+  join pg_attribute on attrelid = indrelid and pg_attribute.attnum = part.attnum
+  where indrelid = target and indisprimary
+$$;
+
+create function freshet.assert_columns(target regclass, names text[], purpose text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  wanted text;
+begin
+  foreach wanted in array coalesce(names, '{}') loop
+    if wanted is null or not exists (select from pg_attribute where attrelid = target and attname = wanted and attnum > 0 and not attisdropped) then
+      raise exception 'cannot watch %: it has no column % to %', target, coalesce(quote_ident(wanted), 'null'), purpose
+        using errcode = 'undefined_column', hint = format('Its columns: %s.', (
+          select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute where attrelid = target and attnum > 0 and not attisdropped));
+    end if;
+  end loop;
+end
+$$;
+
+-- A filter is compared by its rendered text on every node, so its type must render equal values equally.
+create function freshet.assert_filters(target regclass, filters text[]) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  refused record;
+begin
+  select wanted.name into refused from unnest(filters) as wanted (name)
+  where wanted.name in ('since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId', 'evs_last_event_id', 'evs_preamble', 'padding');
+  if found then
+    raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused.name)
+      using errcode = 'reserved_name', hint = 'Rename the column or filter by another one.';
+  end if;
+  select attname, format_type(atttypid, atttypmod) as type_name into refused
+  from pg_attribute
+  join pg_type on pg_type.oid = atttypid
+  left join pg_type base on base.oid = pg_type.typbasetype
+  left join pg_collation on pg_collation.oid = attcollation
+  where attrelid = target and attname = any (filters)
+    and (not collisdeterministic or not (
+      coalesce(base.typtype, pg_type.typtype) = 'e'
+      or coalesce(base.oid, pg_type.oid) in ('bool'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'oid'::regtype,
+        'text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'name'::regtype, '"char"'::regtype, 'uuid'::regtype, 'date'::regtype, 'time'::regtype,
+        'timestamp'::regtype, 'timestamptz'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype)));
+  if found then
+    raise exception 'cannot filter by %: equal values of type % may be written differently', quote_ident(refused.attname), refused.type_name
+      using errcode = 'datatype_mismatch', hint = 'Filter by a column of a boolean, integer, numeric, text, uuid, enum, date or time type.';
+  end if;
+end
+$$;
+
+-- Everything about the catalog that capture and the channels of a table depend on.
+create function freshet.fingerprint(target regclass) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select md5(concat_ws('|',
+    (select concat_ws(',', nspname, relname, relkind, relpersistence, relrowsecurity) from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target),
+    (select string_agg(concat_ws(',', attnum, attname, atttypid::oid, atttypmod, attcollation::oid), ';' order by attnum)
+      from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
+    (select string_agg(concat_ws(',', indexrelid::oid, indkey::text, indimmediate), ';') from pg_index where indrelid = target and indisprimary),
+    (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
+    (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
+      from pg_trigger where not tgisinternal and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid))))
+$$;
+
+-- What is wrong with the triggers of a watched table; null when capture is whole.
+create function freshet.capture_fault(target regclass, table_id int) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  expected record;
+  state "char";
+begin
+  for expected in
+    select relid, name, enabled from (
+      select target as relid, name, enabled from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R'))
+        as statement (name, enabled) where (select relkind from pg_class where oid = target) = 'r'
+      union all select target, 'freshet_truncate', 'A'
+      union all select relid, name, 'A' from pg_partition_tree(target), unnest(array['freshet_row', 'freshet_truncate']) name
+        where (select relkind from pg_class where oid = target) = 'p') as triggers
+  loop
+    select tgenabled into state from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+    where tgrelid = expected.relid and tgname = expected.name and pronamespace = 'freshet'::regnamespace
+      and proname in ('capture_' || table_id, 'capture_row_' || table_id);
+    if not found then
+      return format('trigger %s is missing on %s', expected.name, expected.relid);
+    elsif state <> expected.enabled::"char" then
+      return format('trigger %s on %s is %s', expected.name, expected.relid,
+        case state when 'D' then 'disabled' else 'not enabled as watch() left it' end);
+    end if;
+  end loop;
+  return null;
+end
+$$;
+
+create function freshet.create_triggers(target regclass, table_id int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  named text := freshet.quoted_name(target);
+  member regclass;
+begin
+  perform freshet.drop_triggers(target);
+  if (select relkind from pg_class where oid = target) = 'r' then
+    execute format('create trigger freshet_insert after insert on %s referencing new table as new_rows for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create trigger freshet_update after update on %s referencing old table as old_rows new table as new_rows for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create trigger freshet_delete after delete on %s referencing old table as old_rows for each statement execute function freshet.capture_%s()', named, table_id);
+    -- Logical apply and replica sessions fire only these.
+    execute format('create trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
+    execute format('alter table %s enable replica trigger freshet_row', named);
+    execute format('create trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('alter table %s enable always trigger freshet_truncate', named);
+  else
+    execute format('create trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
+    for member in select relid from pg_partition_tree(target) loop
+      execute format('alter table %s enable always trigger freshet_row', freshet.quoted_name(member));
+      execute format('create trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()', freshet.quoted_name(member), table_id);
+      execute format('alter table %s enable always trigger freshet_truncate', freshet.quoted_name(member));
+    end loop;
+  end if;
+end
+$$;
+
+create function freshet.drop_triggers(target regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  member record;
+begin
+  for member in
+    select tgrelid::regclass as relid, tgname from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+    where pronamespace = 'freshet'::regnamespace and tgparentid = 0
+      and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid)
+  loop
+    execute format('drop trigger %I on %s', member.tgname, freshet.quoted_name(member.relid));
+  end loop;
+end
+$$;
+
+-- Takes the lock that changing triggers needs without queueing all writers behind itself: short tries, then names who blocks.
+create function freshet.lock_table(target regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
+declare
+  blockers text;
+begin
+  for attempt in 1..50 loop
+    begin
+      execute format('lock table %s in access exclusive mode', freshet.quoted_name(target));
+      return;
+    exception when lock_not_available then
+      select string_agg(format('process %s (%s)', pid, coalesce(nullif(application_name, ''), usename)), ', ') into blockers
+      from (select distinct pid from pg_locks where relation = target and database = (select oid from pg_database where datname = current_database())
+        and granted and pid <> pg_backend_pid()) as holders left join pg_stat_activity using (pid);
+    end;
+    perform pg_sleep(0.05 + random() * 0.05);
+  end loop;
+  raise exception 'cannot lock %: %', target, coalesce('it is in use by ' || blockers, 'it is in use')
+    using errcode = 'lock_not_available', hint = 'Wait for that transaction to end, or end it, and call again.';
+end
+$$;
+
+-- Writes the definition of one channel and regenerates the table's capture functions. Null: nothing would change.
+create function freshet.define_channel(target regclass, channel text, filters text[], columns text[], public boolean) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  watched freshet.tables;
+begin
+  perform freshet.assert_owner(target);
+  perform freshet.assert_watchable(target);
+  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+
+  insert into freshet.tables (relation, name, key_columns, columns, filter_columns)
+  values (target, freshet.quoted_name(target), freshet.key_columns(target), columns, filters)
+  on conflict (relation) do update set name = excluded.name, key_columns = excluded.key_columns
+  returning * into watched;
+
+  if exists (select from freshet.channels where name = channel and table_id = watched.id
+      and channels.columns is not distinct from define_channel.columns
+      and channels.filters = define_channel.filters and channels.public = define_channel.public)
+    and watched.parked is null and watched.fingerprint = freshet.fingerprint(target) then
+    return null;
+  end if;
+
+  insert into freshet.channels (name, table_id, columns, filters, public)
+  values (channel, watched.id, columns, filters, public)
+  on conflict (name) do update set columns = excluded.columns, filters = excluded.filters, public = excluded.public;
+  return freshet.regenerate(watched.id);
+end
+$$;
+
+-- What the channels of a table need together; then the functions.
+create function freshet.regenerate(table_id int) returns int
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  watched freshet.tables;
+begin
+  update freshet.tables set
+    name = freshet.quoted_name(relation),
+    key_columns = freshet.key_columns(relation),
+    columns = (select case when bool_and(channels.columns is not null) then array_agg(distinct published order by published) end
+      from freshet.channels left join unnest(channels.columns) published on true where channels.table_id = tables.id),
+    filter_columns = (select coalesce(array_agg(distinct filter order by filter), '{}') from freshet.channels, unnest(filters) filter where channels.table_id = tables.id)
+  where id = regenerate.table_id
+  returning * into watched;
+  perform freshet.generate_capture(watched);
+  return watched.id;
+end
+$$;
+
+-- After the triggers stand: remember the catalog, and let no cursor cross the hole there was.
+create function freshet.seal(target regclass, reason text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform freshet.assert_owner(target);
+  update freshet.tables set fingerprint = freshet.fingerprint(target), parked = null where relation = target;
+  perform freshet.mark(id, reason) from freshet.tables where relation = target;
+end
+$$;
+
+-- A line that resets every client of a table, and rings.
+create function freshet.mark(table_id int, reason text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into freshet.changes (table_id, new_row) values (mark.table_id, reason);
+  if (select value from freshet.settings where name = 'wake') <> 'poll' then
+    notify freshet, 'bell';
+  end if;
+end
+$$;
+
+create function freshet.watch(
+  target regclass,
+  channel text default null,
+  filters text[] default '{}',
+  columns text[] default null,
+  public boolean default true
+) returns text
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  name text := coalesce(channel, (select relname from pg_class where oid = target));
+  wanted_filters text[] := (select coalesce(array_agg(distinct filter order by filter), '{}') from unnest(filters) filter);
+  wanted_columns text[];
+  table_id int;
+begin
+  if target is null or not exists (select from pg_class where oid = target) then
+    raise exception 'no such table' using errcode = 'undefined_table', hint = 'Pass the table as ''schema.name''.';
+  end if;
+  if name !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
+    raise exception '% is not a channel name', quote_literal(name)
+      using errcode = 'invalid_name', hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+  end if;
+  perform freshet.assert_owner(target);
+  perform freshet.assert_watchable(target);
+  perform freshet.assert_columns(target, wanted_filters, 'filter by');
+  perform freshet.assert_columns(target, columns, 'publish');
+  perform freshet.assert_filters(target, wanted_filters);
+  if freshet.channel_table(name) <> target then
+    raise exception 'channel % is taken by %', quote_literal(name), freshet.channel_table(name)
+      using errcode = 'duplicate_object', hint = 'Pass channel => ''another_name'', or unwatch the other one first.';
+  end if;
+  -- Key columns are always published.
+  if columns is not null then
+    wanted_columns := (select array_agg(distinct wanted order by wanted) from unnest(columns || freshet.key_columns(target)) wanted);
+  end if;
+
+  table_id := freshet.define_channel(target, name, wanted_filters, wanted_columns, public);
+  if table_id is null then
+    return name;
+  end if;
+  if freshet.capture_fault(target, table_id) is not null then
+    perform freshet.lock_table(target);
+    perform freshet.create_triggers(target, table_id);
+  end if;
+  perform freshet.seal(target, 'watch');
+  return name;
+end
+$$;
+
+create function freshet.channel_table(channel text) returns regclass
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select relation from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel
+$$;
+
+-- Forgets a channel. True: it was the last one of its table, whose triggers and functions must go.
+create function freshet.forget_channel(channel text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  watched freshet.tables;
+begin
+  select tables.* into watched from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel;
+  if exists (select from pg_class where oid = watched.relation) then
+    perform freshet.assert_owner(watched.relation);
+  end if;
+  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  delete from freshet.channels where channels.name = channel;
+  if not exists (select from freshet.channels where table_id = watched.id) then
+    return true;
+  end if;
+  perform freshet.regenerate(watched.id);
+  update freshet.tables set fingerprint = freshet.fingerprint(relation) where id = watched.id;
+  perform freshet.mark(watched.id, 'unwatch');
+  return false;
+end
+$$;
+
+create function freshet.forget_table(target regclass) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  gone int;
+begin
+  if exists (select from pg_class where oid = target) then
+    perform freshet.assert_owner(target);
+  end if;
+  delete from freshet.tables where relation = target and not exists (select from freshet.channels where table_id = tables.id) returning id into gone;
+  if gone is not null then
+    execute format('drop function if exists freshet.capture_%s(), freshet.capture_row_%s()', gone, gone);
+    perform freshet.mark(gone, 'unwatch');
+  end if;
+end
+$$;
+
+create function freshet.unwatch(channel text) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  target regclass := freshet.channel_table(channel);
+  target_exists boolean := exists (select from pg_class where oid = target);
+begin
+  if target is null then
+    return false;
+  end if;
+  if freshet.forget_channel(channel) then
+    if target_exists then
+      perform freshet.lock_table(target);
+      perform freshet.drop_triggers(target);
+    end if;
+    perform freshet.forget_table(target);
+  end if;
+  return true;
+end
+$$;
+
+create function freshet.configure(name text, value text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if configure.name is distinct from 'wake' then
+    raise exception '% is not a setting', coalesce(quote_literal(configure.name), 'null') using errcode = 'invalid_parameter_value', hint = 'The settings: wake.';
+  elsif value is null or value not in ('notify', 'poll') then
+    raise exception 'wake cannot be %', coalesce(quote_literal(value), 'null')
+      using errcode = 'invalid_parameter_value', hint = 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).';
+  end if;
+  update freshet.settings set value = configure.value where settings.name = configure.name;
+  -- In poll mode the lease never runs out: no writer notifies. It is set first, so that no notifying writer outlives the change.
+  perform setval('freshet.awake_until', case value when 'poll' then 9223372036854775807 else 1 end);
+end
+$$;
+
+-- Removes every trigger, then the schema with all that is in it.
+create function freshet.uninstall() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  target regclass;
+begin
+  if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
+      and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'migrations')) then
+    raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
+      hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
+  end if;
+  for target in select relation from freshet.tables join pg_class on pg_class.oid = relation loop
+    perform freshet.lock_table(target);
+    perform freshet.drop_triggers(target);
+  end loop;
+  drop schema freshet cascade;
+end
+$$;
+
+-- Compares the catalog with what each table was watched with. Changed but whole: functions anew and a reset. Not whole: parked.
+-- Returns the tables it changed, with what happened.
+create function freshet.detect_drift() returns table (table_name text, outcome text)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  watched freshet.tables;
+  fault text;
+begin
+  for watched in select * from freshet.tables order by id loop
+    if not exists (select from pg_class where oid = watched.relation) then
+      fault := 'the table was dropped';
+    elsif watched.fingerprint = freshet.fingerprint(watched.relation) and watched.parked is null then
+      continue;
+    else
+      fault := freshet.table_fault(watched);
+    end if;
+
+    if fault is null then
+      perform freshet.regenerate(watched.id);
+      update freshet.tables set fingerprint = freshet.fingerprint(relation), parked = null where id = watched.id;
+      perform freshet.mark(watched.id, 'drift');
+      table_name := watched.name; outcome := 'reset'; return next;
+    elsif fault is distinct from watched.parked then
+      update freshet.tables set parked = fault where id = watched.id;
+      perform freshet.mark(watched.id, 'parked');
+      table_name := watched.name; outcome := 'parked: ' || fault; return next;
+    end if;
+  end loop;
+end
+$$;
+
+-- Why a watched table can no longer be served, as one sentence; null when it can.
+create function freshet.table_fault(watched freshet.tables) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  missing text;
+begin
+  begin
+    perform freshet.assert_watchable(watched.relation);
+    perform freshet.assert_filters(watched.relation, watched.filter_columns);
+  exception when others then
+    return sqlerrm;
+  end;
+  select string_agg(distinct quote_ident(wanted), ', ') into missing
+  from freshet.channels, unnest(filters || coalesce(columns, '{}')) wanted
+  where table_id = watched.id and not exists (
+    select from pg_attribute where attrelid = watched.relation and attname = wanted and attnum > 0 and not attisdropped);
+  if missing is not null then
+    return format('column %s is gone; watch the table again', missing);
+  end if;
+  return freshet.capture_fault(watched.relation, watched.id) || '; watch the table again';
+end
+$$;
+
+-- `grant usage on schema freshet` and `grant execute on function freshet.watch, freshet.unwatch` let a table owner who does not own
+-- this schema watch their tables. The other functions either run with the caller's rights or ask for the owner themselves.
+revoke execute on function freshet.watch(regclass, text, text[], text[], boolean), freshet.unwatch(text),
+  freshet.configure(text, text), freshet.uninstall() from public;

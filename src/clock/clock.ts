@@ -1,0 +1,190 @@
+/**
+ * The clock: on one node of all, numbers snapshots. Every node runs one; whoever holds the advisory lock leads.
+ * Promise: only the connection that holds the lock inserts versions; a change is numbered once; a new leader leaps, so
+ * that a number lost in a crash is never issued twice. When the connection dies, so does the leadership, and it tries again.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { LoggedVersion } from '../contract/change.ts'
+import { connect, type Connection } from '../database/pool.ts'
+import { Bell, LEASE_MS } from './bell.ts'
+import { LAST_VERSION, MINT, parseSnapshot, toVersion, type ChangeRow, type SnapshotBounds, type VersionRow } from './log.ts'
+import { renewIdentity } from './identity.ts'
+
+const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
+/** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
+const LEAP = 2 ** 20
+const EVERYTHING: SnapshotBounds = { xmin: '3', xmax: '3', inProgress: [] }
+
+export interface ClockOptions {
+  readonly url: string
+  /** Called in order, on the leader only, before anybody else can know of the version. */
+  readonly onVersion: (version: LoggedVersion) => void
+  /** Awaited before the first version of a leadership: what this node still has to read as a follower. */
+  readonly beforeLeading: () => Promise<void>
+  readonly onLeading: (isLeading: boolean, cause?: Error) => void
+  readonly onError: (error: Error) => void
+  readonly safetyMs?: number
+  readonly retryLockMs?: number
+}
+
+export class Clock {
+  readonly #options: ClockOptions
+  readonly #safetyMs: number
+  #isClosed = false
+  #isLeading = false
+  #connection: Connection | undefined
+  #ring: (() => void) | undefined
+  #wasRung = false
+  #running: Promise<void> | undefined
+  #polls = false
+
+  constructor(options: ClockOptions) {
+    this.#options = options
+    this.#safetyMs = options.safetyMs ?? 2_000
+  }
+
+  get isLeading(): boolean {
+    return this.#isLeading
+  }
+
+  start(): void {
+    this.#running ??= this.#run()
+  }
+
+  /** Somebody wrote. Shortens the current wait, or makes the next one nothing. */
+  ring(): void {
+    this.#wasRung = true
+    this.#ring?.()
+  }
+
+  /** Whether writers never ring (`wake = poll`), so that the clock must look by itself. */
+  set polls(polls: boolean) {
+    this.#polls = polls
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    this.ring()
+    await this.#running
+  }
+
+  async #run(): Promise<void> {
+    let failures = 0
+    while (!this.#closing()) {
+      try {
+        await this.#session(() => { failures = 0 })
+      } catch (error) {
+        failures += 1
+        this.#options.onError(error instanceof Error ? error : new Error(String(error)))
+        await this.#wait(Math.min(5_000, 100 * 2 ** failures) * (0.5 + Math.random()))
+      }
+    }
+  }
+
+  /** One connection: follows until it wins the lock, then leads until it breaks. */
+  async #session(onConnected: () => void): Promise<void> {
+    let broken: Error | undefined
+    const connection = await connect(this.#options.url, 'clock', (error) => { broken ??= error; this.ring() })
+    this.#connection = connection
+    try {
+      // A frozen leader loses its connection, and with it the lock, to the server's patience.
+      await connection.query(`set idle_session_timeout = ${this.#safetyMs * 3 + 1_000}; set statement_timeout = '60s'`)
+      onConnected()
+      // Tries, never waits: a waiter would hold back the host's CREATE INDEX CONCURRENTLY.
+      while (!this.#closing() && !await this.#tryLock(connection)) {
+        await delay(this.#options.retryLockMs ?? 400, undefined, { ref: false })
+        if (broken !== undefined) throw broken
+      }
+      if (!this.#closing()) await this.#lead(connection)
+    } finally {
+      if (this.#isLeading) this.#setLeading(false, broken)
+      this.#connection = undefined
+      await Promise.race([connection.end().catch(() => undefined), delay(1_000, undefined, { ref: false })])
+    }
+  }
+
+  async #tryLock(connection: Connection): Promise<boolean> {
+    const { rows } = await connection.query<{ won: boolean }>(LOCK)
+    return rows[0]?.won === true
+  }
+
+  // The lock was a statement of its own: the snapshots read from here on are younger than it.
+  async #lead(connection: Connection): Promise<void> {
+    await renewIdentity(connection)
+    await this.#options.beforeLeading()
+    const { rows: [last] } = await connection.query<{ number: string; snapshot: string }>(LAST_VERSION)
+    const lastNumber = Number(last?.number ?? 0)
+    let bounds = last === undefined ? EVERYTHING : parseSnapshot(last.snapshot)
+    let number = Math.max(lastNumber + LEAP, Date.now())
+
+    // The leap is flushed before anybody hears of it; what follows it need not be.
+    await connection.query('set synchronous_commit = on')
+    const leap = await this.#mint(connection, bounds, number, lastNumber)
+    await connection.query('set synchronous_commit = off')
+    bounds = parseSnapshot(leap.snapshot)
+    this.#setLeading(true)
+    if (leap.version !== null) this.#options.onVersion(leap.version)
+
+    const bell = new Bell({ safetyMs: this.#safetyMs })
+    while (!this.#closing()) {
+      const startedMs = performance.now()
+      const read = await this.#mint(connection, bounds, number + 1, null)
+      bounds = parseSnapshot(read.snapshot)
+      if (read.version !== null) {
+        number = read.version.number
+        this.#options.onVersion(read.version)
+      }
+      const nowMs = performance.now()
+      const next = bell.afterRead({ found: read.version !== null, tookMs: nowMs - startedMs, nowMs, oldestInProgress: BigInt(bounds.xmin) })
+      if (next.lease === 'renew') await this.#setLease(connection, LEASE_MS)
+      else if (next.lease === 'give-back') bell.fenceTaken(await this.#giveBackLease(connection))
+      const mostMs = this.#polls ? 50 : this.#safetyMs
+      await this.#wait(Math.min(next.waitMs, mostMs))
+    }
+  }
+
+  async #mint(connection: Connection, bounds: SnapshotBounds, number: number, leaptFrom: number | null) {
+    const { rows } = await connection.query<VersionRow & ChangeRow>({
+      ...MINT, values: [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom] })
+    const first = rows[0]
+    if (first === undefined) throw new Error('the mint returned no row')
+    return { snapshot: first.snapshot, version: toVersion(rows) }
+  }
+
+  /** In poll mode the lease belongs to configure(): it never runs out. */
+  async #setLease(connection: Connection, leaseMs: number): Promise<void> {
+    await connection.query({
+      name: 'freshet-lease',
+      text: `select setval('freshet.awake_until', greatest(1, (extract(epoch from clock_timestamp()) * 1000)::bigint + $1::bigint))
+             from freshet.settings where name = 'wake' and value = 'notify'`,
+      values: [leaseMs],
+    })
+  }
+
+  async #giveBackLease(connection: Connection): Promise<bigint> {
+    await this.#setLease(connection, -1)
+    // A transaction that begins after that committed. xmax of a snapshot would not do: a writer in flight can lie above it.
+    const { rows } = await connection.query<{ fence: string }>('select pg_current_xact_id()::text as fence')
+    return BigInt(rows[0]?.fence ?? 0)
+  }
+
+  async #wait(ms: number): Promise<void> {
+    if (!this.#wasRung && ms > 0) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, ms)
+        this.#ring = () => { clearTimeout(timer); resolve() }
+      })
+      this.#ring = undefined
+    }
+    this.#wasRung = false
+  }
+
+  #setLeading(isLeading: boolean, cause?: Error): void {
+    this.#isLeading = isLeading
+    this.#options.onLeading(isLeading, cause)
+  }
+
+  #closing(): boolean {
+    return this.#isClosed
+  }
+}

@@ -1,0 +1,80 @@
+/**
+ * Brings versions that another node numbered into this one, in order. Told by a notification, after a reconnect, and every few
+ * seconds in any case. Promise: versions are delivered once, ascending; a version this node holds but the table has lost (a crash
+ * of PostgreSQL) and a new epoch are reported, never papered over.
+ */
+import type { LoggedVersion } from '../contract/change.ts'
+import type { Pool } from '../database/pool.ts'
+import { CHANGES_BETWEEN, parseSnapshot, toChange, VERSIONS_AFTER, type ChangeRow, type VersionRow } from './log.ts'
+
+export interface FollowerOptions {
+  readonly pool: Pool
+  /** The newest version this node holds. */
+  readonly head: () => number
+  readonly epoch: () => string
+  readonly onVersion: (version: LoggedVersion) => void
+  /** What this node holds cannot be trusted: its epoch is over, or its head is gone from the table. */
+  readonly onRupture: () => Promise<void>
+}
+
+interface FollowedRow extends VersionRow {
+  readonly epoch: string
+  readonly known: boolean
+  readonly previous_snapshot: string | null
+}
+
+export class Follower {
+  readonly #options: FollowerOptions
+  #reading: Promise<void> | undefined
+  #again = false
+
+  constructor(options: FollowerOptions) {
+    this.#options = options
+  }
+
+  /** Reads until nothing is new. Calls during a read cause one more. Rejects when the database is away. */
+  async catchUp(): Promise<void> {
+    this.#again = true
+    this.#reading ??= this.#readAll().finally(() => { this.#reading = undefined })
+    return this.#reading
+  }
+
+  async #readAll(): Promise<void> {
+    while (this.#again) {
+      this.#again = false
+      // A full page: there may be more.
+      while (await this.#readPage() === 100);
+    }
+  }
+
+  async #readPage(): Promise<number> {
+    const { pool, head, epoch, onVersion, onRupture } = this.#options
+    const from = head()
+    const { rows } = await pool.query<FollowedRow>({ ...VERSIONS_AFTER, values: [from] })
+    const first = rows[0]
+    if (first === undefined) throw new Error('freshet.state is empty')
+    if (first.epoch !== epoch() || (from > 0 && !first.known)) {
+      await onRupture()
+      return 0
+    }
+    const found = rows.filter((row) => row.number !== null)
+    for (const row of found) {
+      const version = await this.#readVersion(row)
+      // The clock of this very node may have delivered it meanwhile.
+      if (version.number > head()) onVersion(version)
+    }
+    return found.length
+  }
+
+  async #readVersion(row: FollowedRow): Promise<LoggedVersion> {
+    const version = {
+      number: Number(row.number), snapshot: row.snapshot, mintedAtMs: Number(row.minted_at_ms),
+      leaptFrom: row.leapt_from === null ? null : Number(row.leapt_from), touched: row.touched ?? [], reset: row.reset ?? [],
+    }
+    if (!row.carried || row.previous_snapshot === null) return { ...version, changes: null }
+    if (version.touched.length === 0) return { ...version, changes: [] }
+    const { xmax, inProgress } = parseSnapshot(row.previous_snapshot)
+    const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, values: [xmax, inProgress, row.snapshot] })
+    return { ...version, changes: rows.map(toChange) }
+  }
+}

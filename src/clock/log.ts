@@ -1,0 +1,141 @@
+/**
+ * The SQL on the log and its versions, all of it. Snapshots decide: a change belongs to the first version whose
+ * snapshot sees its transaction. Promise: every statement is one snapshot, so what it returns existed together.
+ */
+import type { LoggedChange, LoggedVersion } from '../contract/change.ts'
+
+/** Above either, a version is not carried along but read from the log by whoever needs it. */
+const MAX_CARRIED_CHANGES = 5_000
+const MAX_CARRIED_BYTES = 4 * 1024 * 1024
+
+/** The transactions that a snapshot does not see: all from xmax on, and those in progress below it. */
+export interface SnapshotBounds {
+  readonly xmin: string
+  readonly xmax: string
+  readonly inProgress: readonly string[]
+}
+
+/** Takes `xmin:xmax:xip,xip` apart. Transaction ids stay text: they are 64 bits wide. */
+export function parseSnapshot(snapshot: string): SnapshotBounds {
+  const [xmin = '', xmax = '', inProgress = ''] = snapshot.split(':')
+  return { xmin, xmax, inProgress: inProgress === '' ? [] : inProgress.split(',') }
+}
+
+/**
+ * Changes that this statement's snapshot sees and the given one does not. The ids in progress are first narrowed to
+ * those that have ended: the rows of an open bulk transaction are not walked again and again.
+ */
+const unseen = `(xid >= $1::xid8 or xid = any ((select array(select id from unnest($2::xid8[]) id where pg_visible_in_snapshot(id, pg_current_snapshot())))::xid8[]))`
+
+/**
+ * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3
+ * and announces it. One row a carried change, or one row with a null seq.
+ */
+export const MINT = {
+  name: 'freshet-mint',
+  text: `
+with fresh as materialized (
+  select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
+), size as materialized (
+  select count(*) as changes, count(*) <= ${MAX_CARRIED_CHANGES}
+    and coalesce(sum(octet_length(new_row) + octet_length(key) + coalesce(octet_length(old_filters), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
+  from fresh
+), everything as (
+  select table_id, key is null as starts_anew from fresh where (select changes from size) <= ${MAX_CARRIED_CHANGES}
+  union all
+  select table_id, key is null from freshet.changes where (select changes from size) > ${MAX_CARRIED_CHANGES} and ${unseen}
+), summary as materialized (
+  select count(*) as changes, coalesce(array_agg(distinct table_id), '{}') as touched,
+    coalesce(array_agg(distinct table_id) filter (where starts_anew), '{}') as reset
+  from everything
+), minted as (
+  insert into freshet.versions (number, snapshot, leapt_from, touched, reset, changes)
+  select $3::bigint, pg_current_snapshot(), $5::bigint, touched, reset, changes from summary where changes > 0 or $4::boolean
+  returning *, pg_notify('freshet', 'version')
+)
+select pg_current_snapshot()::text as snapshot, minted.number, extract(epoch from minted.minted_at) * 1000 as minted_at_ms, minted.leapt_from,
+  minted.touched, minted.reset, size.carried, fresh.*
+from size left join minted on true left join fresh on size.carried
+order by fresh.seq`,
+}
+
+export interface VersionRow {
+  readonly snapshot: string
+  readonly number: string | null
+  readonly minted_at_ms: string | null
+  readonly leapt_from: string | null
+  readonly touched: number[] | null
+  readonly reset: number[] | null
+  readonly carried: boolean
+}
+
+export interface ChangeRow {
+  readonly seq: string | null
+  readonly table_id: number
+  readonly key: string | null
+  readonly new_row: string | null
+  readonly old_filters: string | null
+}
+
+/** The version that a run of joined rows describes; null when nothing was minted. */
+export function toVersion(rows: readonly (VersionRow & ChangeRow)[]): LoggedVersion | null {
+  const first = rows[0]
+  if (first === undefined || first.number === null) return null
+  return {
+    number: Number(first.number),
+    snapshot: first.snapshot,
+    mintedAtMs: Number(first.minted_at_ms),
+    leaptFrom: first.leapt_from === null ? null : Number(first.leapt_from),
+    touched: first.touched ?? [],
+    reset: first.reset ?? [],
+    changes: first.carried ? rows.filter((row) => row.seq !== null).map(toChange) : null,
+  }
+}
+
+export function toChange(row: ChangeRow): LoggedChange {
+  return { seq: Number(row.seq), tableId: row.table_id, key: row.key, newRow: row.new_row, oldFilters: row.old_filters }
+}
+
+/** The newest version; a new leader begins after it. */
+export const LAST_VERSION = `select number, snapshot::text from freshet.versions order by number desc limit 1`
+
+/** Versions above $1, oldest first, and whether $1 itself is still known (a crash may have taken it). */
+export const VERSIONS_AFTER = {
+  name: 'freshet-versions-after',
+  text: `
+select state.epoch, exists (select from freshet.versions where number = $1::bigint) as known,
+  previous.snapshot::text as previous_snapshot, versions.number, versions.snapshot::text, extract(epoch from versions.minted_at) * 1000 as minted_at_ms,
+  versions.leapt_from, versions.touched, versions.reset, versions.changes <= ${MAX_CARRIED_CHANGES} as carried
+from freshet.state
+left join lateral (select * from freshet.versions where number > $1::bigint order by number limit 100) versions on true
+left join lateral (select snapshot from freshet.versions earlier where earlier.number < versions.number order by earlier.number desc limit 1) previous on true
+order by versions.number`,
+}
+
+/** Changes between two snapshots: below ($1, $2) unseen, by $3 seen; at most one more than is carried. */
+export const CHANGES_BETWEEN = {
+  name: 'freshet-changes-between',
+  text: `
+select seq, table_id, key, new_row, old_filters from freshet.changes
+where (xid >= $1::xid8 or xid = any ($2::xid8[])) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
+order by seq limit ${MAX_CARRIED_CHANGES + 1}`,
+}
+
+/**
+ * The changes of table $4 between two snapshots, folded: the last state of each key and its first old filter values,
+ * in the order of the last states. $5: only after this seq.
+ */
+export const FOLDED_CHANGES = `
+select seq, table_id, key, new_row, old_filters from (
+  select seq, table_id, key, new_row, row_number() over (partition by key order by seq desc) as place,
+    first_value(old_filters) over (partition by key order by seq) as old_filters
+  from freshet.changes
+  where (xid >= $1::xid8 or xid = any ($2::xid8[])) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot) and table_id = $4::int
+) folded
+where place = 1 and seq > $5::bigint order by seq`
+
+/** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */
+export const RANGE_SNAPSHOTS = `
+select since.snapshot::text as since, version.snapshot::text as version
+from freshet.state, freshet.versions since, freshet.versions version
+where since.number = (select max(number) from freshet.versions where number <= $1::bigint) and version.number = $2::bigint and $1::bigint >= state.floor`

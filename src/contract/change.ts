@@ -1,0 +1,108 @@
+/**
+ * What travels between the stages of the server: definitions, logged changes, versions, and the source
+ * that the hub asks for what it does not hold. Shapes only; the SQL behind them is the clock's.
+ */
+
+/** One line of the log. `key` null: the whole table starts anew, and `newRow` says why. */
+export interface LoggedChange {
+  /** Order of the log; for one key also the order of commits. */
+  readonly seq: number
+  readonly tableId: number
+  /** The key as JSON, as PostgreSQL rendered it: the identity of the row. */
+  readonly key: string | null
+  /** The row as JSON, as row_to_json rendered it; null: the key is gone. */
+  readonly newRow: string | null
+  /** The filter columns before the change, as JSON; null: nothing was there. */
+  readonly oldFilters: string | null
+}
+
+/** One numbered snapshot, with what it sees and its predecessor did not. */
+export interface LoggedVersion {
+  readonly number: number
+  /** `pg_snapshot` as text. */
+  readonly snapshot: string
+  /** When the clock numbered it, ms since 1970 on the clock of the database. */
+  readonly mintedAtMs: number
+  /** Set on the first version of a leader: the number before the leap. */
+  readonly leaptFrom: number | null
+  /** Tables with changes, and those of them that start anew. */
+  readonly touched: readonly number[]
+  readonly reset: readonly number[]
+  /** In the order of the log; null: too large to hold, read it from the log. */
+  readonly changes: readonly LoggedChange[] | null
+}
+
+/** How a column's JSON must be rewritten to keep its value exact. */
+export type Conversion = 'none' | 'quote-numbers' | 'base64'
+
+export interface ColumnDefinition {
+  readonly name: string
+  /** As PostgreSQL writes it: `character varying(20)`. */
+  readonly type: string
+  readonly nullable: boolean
+  readonly conversion: Conversion
+}
+
+export interface TableDefinition {
+  readonly id: number
+  /** Schema-qualified and quoted, ready for SQL. */
+  readonly name: string
+  readonly isPartitioned: boolean
+  readonly keyColumns: readonly string[]
+  /** Every column, in the order of the table. */
+  readonly columns: readonly ColumnDefinition[]
+  /** Why it cannot be served, if so. */
+  readonly parked: string | null
+}
+
+export interface ChannelDefinition {
+  readonly name: string
+  readonly table: TableDefinition
+  /** Published columns, in the order of the table. */
+  readonly columns: readonly ColumnDefinition[]
+  readonly filters: readonly string[]
+  readonly isPublic: boolean
+}
+
+/** Everything a node must know before it can answer. */
+export interface Catalog {
+  readonly epoch: string
+  /** Oldest version whose successors are all in the log. */
+  readonly floor: number
+  readonly channels: readonly ChannelDefinition[]
+  /** Per table id, the last version that touched it and the last that reset it. */
+  readonly touched: ReadonlyMap<number, { readonly version: number; readonly born: number }>
+  /** Runs of numbers that were issued: each from a leap to the version before the next one. */
+  readonly head: number
+  readonly leaps: readonly { readonly number: number; readonly leaptFrom: number }[]
+}
+
+/** Equality conditions by column, values as JSON in their one canonical form. */
+export type CanonicalFilters = ReadonlyMap<string, string>
+
+/** One channel seen through its filters. */
+export interface Window {
+  readonly channel: ChannelDefinition
+  readonly filters: CanonicalFilters
+}
+
+/** The rows of some windows at one version. */
+export interface StateReading {
+  readonly version: number
+  /** Batches of raw rows (as row_to_json rendered them), window by window, in the order asked. */
+  rows(window: Window): AsyncIterable<readonly string[]>
+  /** What happened between the rows and `version`: the last state of each key, by the key's JSON. */
+  readonly later: ReadonlyMap<number, ReadonlyMap<string, LoggedChange>>
+  close(): Promise<void>
+}
+
+/** Where the hub reads what it does not remember. Every method may reject when the database is away. */
+export interface ChangeSource {
+  readCatalog(): Promise<Catalog>
+  /** The changes of one table in (since, version], folded by key, oldest first; 'lost' if the log no longer has them all. */
+  readChanges(range: { since: number; version: number; tableId: number; afterSeq?: number; limit?: number }): AsyncIterable<readonly LoggedChange[]>
+  /** Opens a state of all windows at one version; `versionAfter` resolves when a newer version than its argument is known. */
+  openState(windows: readonly Window[], versionAfter: (number: number) => Promise<void>): Promise<StateReading>
+  /** The canonical JSON of a filter value; throws ApiError invalid_filter when it does not cast. */
+  castFilter(column: ColumnDefinition, value: string): Promise<string>
+}

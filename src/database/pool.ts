@@ -1,0 +1,86 @@
+/**
+ * Connections: every one of ours bears a name and pins the settings that the contract depends on.
+ * Promise: an error on an idle connection is reported, never thrown; a client that timed out is not reused.
+ */
+import pg from 'pg'
+
+/** The two kinds of connection beside the listener; seen in pg_stat_activity as `freshet:<role>`. */
+export type ConnectionRole = 'clock' | 'pool' | 'listener'
+
+/** READ COMMITTED because a version is the snapshot of one statement; the formats are the contract's. */
+const PINS = [
+  `set default_transaction_isolation = 'read committed'`,
+  `set timezone = 'UTC'`,
+  `set datestyle = 'ISO'`,
+  `set intervalstyle = 'iso_8601'`,
+  `set extra_float_digits = 1`,
+  `set bytea_output = 'hex'`,
+  `set lc_monetary = 'C'`,
+  `set search_path = pg_catalog, pg_temp`,
+  // An error beats a partial answer.
+  `set row_security = off`,
+  // The log is written faster than it is analysed: never let a stale estimate choose a scan or a compilation.
+  `set enable_seqscan = off`,
+  `set jit = off`,
+  `set lock_timeout = '2s'`,
+  `set idle_in_transaction_session_timeout = '60s'`,
+].join('; ')
+
+export interface PoolOptions {
+  readonly url: string
+  readonly max: number
+  readonly onError: (error: Error) => void
+}
+
+export type Pool = pg.Pool
+export type Connection = pg.Client
+
+/** Everything but the pins that a connection of ours is made with. */
+export function connectionSettings(url: string, role: ConnectionRole): pg.ClientConfig {
+  return {
+    connectionString: url,
+    application_name: `freshet:${role}`,
+    connectionTimeoutMillis: 5_000,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: 5_000,
+  }
+}
+
+export function createPool({ url, max, onError }: PoolOptions): Pool {
+  const pool = new pg.Pool({ ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000 })
+  // Without a handler an idle connection that drops ends the process.
+  pool.on('error', onError)
+  pool.on('connect', (client) => {
+    client.on('error', onError)
+    // Queued before whatever the pool's user asks; a failure shows in that query.
+    client.query(`${PINS}; set statement_timeout = '60s'`).catch(onError)
+  })
+  return pool
+}
+
+/** One connection of its own, for what lives in a session: the clock's lock. */
+export async function connect(url: string, role: ConnectionRole, onError: (error: Error) => void): Promise<Connection> {
+  const client = new pg.Client({ ...connectionSettings(url, role), query_timeout: 10_000 })
+  client.on('error', onError)
+  await client.connect()
+  await client.query(PINS)
+  return client
+}
+
+/** Runs `work` on one client in a transaction; a client whose work failed is closed, not reused. */
+export async function withClient<T>(pool: Pool, work: (client: pg.PoolClient) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  let failed = true
+  try {
+    const result = await work(client)
+    failed = false
+    return result
+  } finally {
+    client.release(failed)
+  }
+}
+
+/** PostgreSQL's five characters for what went wrong, if it was PostgreSQL that said it. */
+export function sqlState(error: unknown): string | undefined {
+  return error instanceof pg.DatabaseError ? error.code : undefined
+}
