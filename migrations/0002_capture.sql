@@ -1,11 +1,18 @@
--- Capture: the trigger functions are generated for each watched table, from the definitions in freshet.tables.
+-- Capture: the trigger functions are generated for each watched table, from its definition in freshet.tables.
 --
 -- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now, not the
 -- transition row: a host's own trigger or function may have written the same row again. A transition row is
 -- used only in SERIALIZABLE, where reading the table would add conflicts, and only when nobody else could have written.
 --
--- Columns are named statically, for speed; the guard compares those names with the catalog first, outside MVCC, so
--- that a renamed column or a revoked privilege writes one reset line and never fails the host's statement.
+-- Columns are named statically, for speed; the guard compares the names with the catalog first, outside MVCC, so that
+-- a renamed column, a dropped key or a revoked privilege writes one reset line and never fails the host's statement.
+-- Names of the host appear only behind an alias: no column of its can be mistaken for one of ours.
+
+create function freshet.quoted_name(relation oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('%I.%I', nspname, relname)
+  from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation
+$$;
 
 -- How an equality of the primary key is written, e.g. `operator(pg_catalog.=)`: extension types live outside search_path.
 create function freshet.key_equality(relation regclass, column_name text) returns text
@@ -31,133 +38,165 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   from unnest(names) with ordinality as column_list (name, position)
 $$;
 
--- An expression for the published part of a row (with what routes it: key and filters). `alias.*` needs care: plpgsql's
--- OLD and NEW are records themselves.
+-- The columns that capture reads, in the order of the table: the published ones, the key and the filters.
+create function freshet.captured_columns(watched freshet.tables) returns table (name text, attnum smallint)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select attname::text, pg_attribute.attnum from pg_attribute
+  where attrelid = watched.relation and pg_attribute.attnum > 0 and not attisdropped
+    and (watched.columns is null or attname = any (watched.columns || watched.key_columns || watched.filter_columns))
+  order by pg_attribute.attnum
+$$;
+
+-- An expression for the captured part of a row. `alias.*` names the row even where a column is called like the alias;
+-- plpgsql's OLD and NEW are records themselves.
 create function freshet.rendered_row(watched freshet.tables, alias text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
     when watched.columns is not null then (
-      select format('row_to_json((select published from (select %s) as published))::text', string_agg(format('%s.%I', alias, name), ', ' order by name))
-      from (select distinct name from unnest(watched.columns || watched.key_columns || watched.filter_columns) name) as names)
+      select format('(select row_to_json(part.*)::text from (select %s) as part)', string_agg(format('%s.%I', alias, name), ', ' order by attnum))
+      from freshet.captured_columns(watched))
     when alias in ('new', 'old') then format('row_to_json(%s)::text', alias)
     else format('row_to_json(%s.*)::text', alias)
   end
 $$;
 
--- One side of what a statement (or a row) touched: a query with the key columns, `key`, `given_row` and `old_filters`.
+-- One side of what a statement or a row touched: a query with `key_1`, `key_2`, …, `key`, `given_row` and `old_filters`.
 create function freshet.touched_side(watched freshet.tables, level text, side text, given boolean) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('select %s, %s as key, %s as given_row, %s as old_filters%s',
-    (select string_agg(format('%s.%I', alias, name), ', ') from unnest(watched.key_columns) name),
+    (select string_agg(format('%s.%I as key_%s', alias, name, position), ', ')
+      from unnest(watched.key_columns) with ordinality as keys (name, position)),
     freshet.rendered(alias, watched.key_columns),
     case when side = 'new' and given then freshet.rendered_row(watched, alias) else 'null::text' end,
-    case when side = 'old' and watched.filter_columns <> '{}' then freshet.rendered(alias, watched.filter_columns) else 'null::text' end,
+    case when watched.filter_columns = '{}' then 'null::text'
+      when side = 'old' then freshet.rendered(alias, watched.filter_columns)
+      -- The row that had this key before is the old one only if the key stayed.
+      when level = 'ROW' then format('case when tg_op = ''UPDATE'' and %s = %s then %s end', freshet.rendered('old', watched.key_columns),
+        freshet.rendered('new', watched.key_columns), freshet.rendered('old', watched.filter_columns))
+      else 'null::text' end,
     case level when 'ROW' then '' else format(' from %s_rows %s', side, alias) end)
   from (select case level when 'ROW' then side else 'rows_' || side end) as aliases (alias)
 $$;
 
-create function freshet.touched_keys(watched freshet.tables, level text, operation text, given boolean) returns text
+-- What a statement touched. A changed key is touched twice: the old one (gone, or taken over by another row) and the new one.
+-- The join is on the rendered keys, each of which is unique on its side; it costs less than grouping the two sides.
+create function freshet.touched_keys(watched freshet.tables, operation text, given boolean) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case operation
-    when 'INSERT' then freshet.touched_side(watched, level, 'new', given)
-    when 'DELETE' then freshet.touched_side(watched, level, 'old', given)
-    -- A changed key is touched twice: the old one (gone, or taken over by another row) and the new one.
-    else format('select %1$s, key, max(given_row) as given_row, max(old_filters) as old_filters from (%2$s union all %3$s) as sides group by %1$s, key',
-      (select string_agg(format('sides.%I', name), ', ') from unnest(watched.key_columns) name),
-      freshet.touched_side(watched, level, 'new', given), freshet.touched_side(watched, level, 'old', given))
+    when 'INSERT' then freshet.touched_side(watched, 'STATEMENT', 'new', given)
+    when 'DELETE' then freshet.touched_side(watched, 'STATEMENT', 'old', given)
+    else format('select %s, coalesce(after.key, before.key) as key, after.given_row, before.old_filters from (%s) as after full join (%s) as before on after.key = before.key',
+      (select string_agg(format('coalesce(after.key_%1$s, before.key_%1$s) as key_%1$s', position), ', ')
+        from generate_series(1, cardinality(watched.key_columns)) position),
+      freshet.touched_side(watched, 'STATEMENT', 'new', given), freshet.touched_side(watched, 'STATEMENT', 'old', given))
   end
 $$;
 
--- One statement of the trigger: what was touched, joined to the truth, into one of the two log tables.
-create function freshet.capture_statement(watched freshet.tables, level text, operation text, slot int, given boolean) returns text
+-- What was touched, joined to the truth, into the log table in use.
+create function freshet.capture_statement(watched freshet.tables, touched text, given boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  same_key text := (select string_agg(format('t.%1$I %2$s touched.%1$I', name, freshet.key_equality(watched.relation, name)), ' and ')
-    from unnest(watched.key_columns) name);
+  same_key text := (select string_agg(format('t.%I %s touched.key_%s', name, freshet.key_equality(watched.relation, name), position), ' and ')
+    from unnest(watched.key_columns) with ordinality as keys (name, position));
   -- Equal keys may render differently (numeric 1.0 and 1.00): then the text is gone although a row is there.
   truth text := format('(select %s from %s%s t where %s and %s = touched.key)', freshet.rendered_row(watched, 't'),
     case when (select relkind = 'p' from pg_class where oid = watched.relation) then '' else 'only ' end,
     freshet.quoted_name(watched.relation), same_key, freshet.rendered('t', watched.key_columns));
+  line text := format('select %s, touched.key, %s, touched.old_filters from (%s) as touched',
+    watched.id, case when given then 'touched.given_row' else truth end, touched);
 begin
-  return format('insert into freshet.changes_%s (table_id, key, new_row, old_filters) select %s, touched.key, %s, touched.old_filters from (%s) as touched;',
-    slot, watched.id, case when given then 'touched.given_row' else truth end,
-    freshet.touched_keys(watched, level, operation, given));
+  return format($statement$
+      if slot = 0 then
+        insert into freshet.changes_0 (table_id, key, new_row, old_filters) %1$s;
+      else
+        insert into freshet.changes_1 (table_id, key, new_row, old_filters) %1$s;
+      end if;
+$statement$, line);
 end
 $$;
 
-create function freshet.quoted_name(relation oid) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('%I.%I', nspname, relname)
-  from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation
-$$;
-
--- True while every name that the capture function uses still means what it meant.
-create function freshet.capture_guard(watched freshet.tables) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('has_table_privilege(%1$s::oid, ''select'')', watched.relation::oid)
-    || string_agg(format(' and (pg_identify_object_as_address(1259, %s, %s)).object_names = %L::text[]',
-      watched.relation::oid, attnum, array[nspname, relname, attname]::text), '' order by attnum)
-  from pg_attribute
-  join pg_class on pg_class.oid = attrelid
-  join pg_namespace on pg_namespace.oid = relnamespace
-  where attrelid = watched.relation
-    and attname = any (watched.key_columns || watched.filter_columns || coalesce(watched.columns, '{}'))
-$$;
-
--- Time zone and formats as the contract has them, whatever the writer's session says; only those that the table's types feel.
-create function freshet.capture_pins(relation regclass) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select coalesce(string_agg(distinct pin, ' '), '')
-  from pg_attribute
-  join pg_type on pg_type.oid = atttypid
-  cross join lateral unnest(case
-    when typcategory = 'N' and typname not in ('float4', 'float8', 'money') then '{}'
-    when typname in ('float4', 'float8') then array['set extra_float_digits = 1']
-    when typname = 'money' then array['set lc_monetary = ''C''']
-    when typname in ('text', 'varchar', 'bpchar', 'bool', 'uuid', 'json', 'jsonb') then '{}'
-    -- Domains, arrays, composites, ranges and the rest may hold anything.
-    else array['set timezone = ''UTC''', 'set datestyle = ''ISO''', 'set intervalstyle = iso_8601', 'set extra_float_digits = 1',
-      'set bytea_output = ''hex''', 'set lc_monetary = ''C''']
-  end) as pin
-  where attrelid = relation and attnum > 0 and not attisdropped
-$$;
-
-create function freshet.other_triggers(relation regclass) returns boolean
+-- Whether a row may be written again before the statement that wrote it is captured: by a host's trigger or by a foreign
+-- key's action. (Nor has a transition row its virtual columns.)
+create function freshet.has_other_writers(target regclass) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (
-    select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-    where tgrelid in (select relid from pg_partition_tree(relation) union all select relation)
-      and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
+      select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+      where tgrelid in (select relid from pg_partition_tree(target) union all select target)
+        and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
+    or exists (select from pg_constraint where conrelid = target and contype = 'f' and (confupdtype not in ('a', 'r') or confdeltype not in ('a', 'r')))
+    or exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
+$$;
+
+-- The captured part of a statement, or of a row, for the three operations.
+create function freshet.capture_lines(watched freshet.tables, level text, given boolean) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case level when 'STATEMENT' then format($lines$
+    if tg_op = 'INSERT' then%s    elsif tg_op = 'UPDATE' then%s    else%s    end if;
+$lines$,
+    freshet.capture_statement(watched, freshet.touched_keys(watched, 'INSERT', given), given),
+    freshet.capture_statement(watched, freshet.touched_keys(watched, 'UPDATE', given), given),
+    freshet.capture_statement(watched, freshet.touched_keys(watched, 'DELETE', given), given))
+  else format($lines$
+    if tg_op <> 'DELETE' then%s    end if;
+    if tg_op = 'DELETE' or tg_op = 'UPDATE' and %s <> %s then%s    end if;
+$lines$,
+    freshet.capture_statement(watched, freshet.touched_side(watched, level, 'new', given), given),
+    freshet.rendered('old', watched.key_columns), freshet.rendered('new', watched.key_columns),
+    freshet.capture_statement(watched, freshet.touched_side(watched, level, 'old', given), given))
+  end
+$$;
+
+-- The names that these columns and the primary key have now; read from the system caches, not through the transaction's
+-- snapshot. It is no immutable function, but called so with constants, it costs nothing: the planner asks it once,
+-- and again when the plan is made anew because the table (or a schema) has changed.
+create function freshet.names_now(relation oid, attnums smallint[], primary_key oid) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select string_agg((pg_identify_object_as_address('pg_class'::regclass, relation, attnum)).object_names::text, ' ' order by attnum)
+    || case when (pg_identify_object_as_address('pg_constraint'::regclass, primary_key, 0)).object_names is null then ' without its key' else '' end
+  from unnest(attnums) attnum
+$$;
+
+-- True while the capture function may and can read what it was generated for. All columns are wanted: then a new one is a change.
+create function freshet.capture_guard(watched freshet.tables) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  target oid := watched.relation;
+  attnums smallint[] := (select array_agg(attnum order by attnum) from freshet.captured_columns(watched));
+  next_attnum smallint := (select max(attnum) + 1 from pg_attribute where attrelid = target);
+  primary_key oid := (select oid from pg_constraint where conrelid = target and contype = 'p');
+begin
+  if exists (select from unnest(watched.columns || watched.key_columns || watched.filter_columns) name
+      where name not in (select captured.name from freshet.captured_columns(watched) captured)) then
+    return 'false';
+  end if;
+  -- The type of a regclass constant keeps the plan dependent on the table.
+  return format('has_table_privilege(%1$s::oid, ''select'') and has_schema_privilege(%2$s::oid, ''usage'') and not row_security_active(%1$s::oid)'
+    || ' and pg_typeof(%1$s::regclass) is not null and freshet.names_now(%1$s, %3$L, %4$s) = %5$L',
+    target, (select relnamespace::oid from pg_class where oid = target),
+    case when watched.columns is null then attnums || next_attnum else attnums end, primary_key,
+    freshet.names_now(target, attnums, primary_key));
+end
 $$;
 
 create function freshet.capture_body(watched freshet.tables, level text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  operation text;
-  statements text := '';
-  may_be_given boolean := not freshet.other_triggers(watched.relation);
-  is_alone text := 'current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1';
+  truly text := freshet.capture_lines(watched, level, false);
+  lines text := case when freshet.has_other_writers(watched.relation) then truly
+    else format(E'    if current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1 then%s    else%s    end if;\n',
+      freshet.capture_lines(watched, level, true), truly) end;
+  -- PREPARE TRANSACTION forbids NOTIFY altogether, so in poll mode it is not there.
+  bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else $bell$
+  -- After the insert, so that this transaction has an id and the clock's fence can wait for it.
+  if found and pg_sequence_last_value('freshet.awake_until') < 1000 * date_part('epoch', clock_timestamp()) then
+    notify freshet, 'bell';
+  end if;$bell$ end;
 begin
-  foreach operation in array array['INSERT', 'UPDATE', 'DELETE'] loop
-    statements := statements || format(E'  %s tg_op = %L then\n', case operation when 'INSERT' then 'if' else 'elsif' end, operation);
-    for slot in 0..1 loop
-      statements := statements || format(E'    %s slot = %s then\n', case slot when 0 then 'if' else 'elsif' end, slot);
-      if may_be_given then
-        statements := statements || format(E'      if %s then\n        %s\n      else\n        %s\n      end if;\n', is_alone,
-          freshet.capture_statement(watched, level, operation, slot, true), freshet.capture_statement(watched, level, operation, slot, false));
-      else
-        statements := statements || format(E'      %s\n', freshet.capture_statement(watched, level, operation, slot, false));
-      end if;
-    end loop;
-    statements := statements || E'    end if;\n';
-  end loop;
-
   return format($body$
 declare
-  now_ms double precision := extract(epoch from clock_timestamp()) * 1000;
   slot bigint := pg_sequence_last_value('freshet.slot');
 begin
-  if pg_sequence_last_value('freshet.abandoned_after') < now_ms then
+  if pg_sequence_last_value('freshet.abandoned_after') < 1000 * date_part('epoch', clock_timestamp()) then
     return null;
   end if;
   if tg_op = 'TRUNCATE' then
@@ -165,15 +204,10 @@ begin
   elsif (%2$s) is not true then
     insert into freshet.changes (table_id, new_row) values (%1$s, 'drift');
   else
-%3$s    end if;
-  end if;
-  -- After the insert, so that this transaction has an id and the clock's fence can wait for it.
-  if found and pg_sequence_last_value('freshet.awake_until') < now_ms then
-    notify freshet, 'bell';
-  end if;
+%3$s  end if;%4$s
   return null;
 end
-$body$, watched.id, freshet.capture_guard(watched), statements);
+$body$, watched.id, freshet.capture_guard(watched), lines, bell);
 end
 $$;
 
@@ -201,9 +235,13 @@ declare
 begin
   foreach level in array array['STATEMENT', 'ROW'] loop
     name := format('freshet.capture_%s%s', case level when 'ROW' then 'row_' else '' end, watched.id);
+    -- Formats as the contract has them, whatever the writer's session says. The plan is kept for a session: it must do for one
+    -- row as for a hundred thousand, so the key's index is always used and nothing is ever compiled.
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
-      'set search_path = pg_catalog, pg_temp set row_security = off set enable_seqscan = off %s as %L',
-      name, freshet.capture_pins(watched.relation), freshet.capture_body(watched, level));
+      'set search_path = pg_catalog, pg_temp set row_security = off set enable_seqscan = off set jit = off '
+      'set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = iso_8601 set extra_float_digits = 1 '
+      'set bytea_output = ''hex'' set lc_monetary = ''C'' as %L',
+      name, freshet.capture_body(watched, level));
     execute format('revoke all on function %s() from public', name);
     -- Creating the trigger needs it; calling a trigger function is impossible.
     execute format('grant execute on function %s() to %I', name,

@@ -19,6 +19,8 @@ export interface ClockOptions {
   readonly url: string
   /** Called in order, on the leader only, before anybody else can know of the version. */
   readonly onVersion: (version: LoggedVersion) => void
+  /** After each read of the log: the database answers. */
+  readonly onRead: () => void
   /** Awaited before the first version of a leadership: what this node still has to read as a follower. */
   readonly beforeLeading: () => Promise<void>
   readonly onLeading: (isLeading: boolean, cause?: Error) => void
@@ -32,7 +34,6 @@ export class Clock {
   readonly #safetyMs: number
   #isClosed = false
   #isLeading = false
-  #connection: Connection | undefined
   #ring: (() => void) | undefined
   #wasRung = false
   #running: Promise<void> | undefined
@@ -85,7 +86,6 @@ export class Clock {
   async #session(onConnected: () => void): Promise<void> {
     let broken: Error | undefined
     const connection = await connect(this.#options.url, 'clock', (error) => { broken ??= error; this.ring() })
-    this.#connection = connection
     try {
       // A frozen leader loses its connection, and with it the lock, to the server's patience.
       await connection.query(`set idle_session_timeout = ${this.#safetyMs * 3 + 1_000}; set statement_timeout = '60s'`)
@@ -98,7 +98,6 @@ export class Clock {
       if (!this.#closing()) await this.#lead(connection)
     } finally {
       if (this.#isLeading) this.#setLeading(false, broken)
-      this.#connection = undefined
       await Promise.race([connection.end().catch(() => undefined), delay(1_000, undefined, { ref: false })])
     }
   }
@@ -130,6 +129,7 @@ export class Clock {
       const startedMs = performance.now()
       const read = await this.#mint(connection, bounds, number + 1, null)
       bounds = parseSnapshot(read.snapshot)
+      this.#options.onRead()
       if (read.version !== null) {
         number = read.version.number
         this.#options.onVersion(read.version)

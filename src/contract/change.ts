@@ -72,8 +72,9 @@ export interface Catalog {
   readonly channels: readonly ChannelDefinition[]
   /** Per table id, the last version that touched it and the last that reset it. */
   readonly touched: ReadonlyMap<number, { readonly version: number; readonly born: number }>
-  /** Runs of numbers that were issued: each from a leap to the version before the next one. */
+  /** The newest version. */
   readonly head: number
+  /** Issued numbers run without a gap from each leap to the `leaptFrom` of the next, or to the head. */
   readonly leaps: readonly { readonly number: number; readonly leaptFrom: number }[]
 }
 
@@ -96,13 +97,18 @@ export interface StateReading {
   close(): Promise<void>
 }
 
+/** The log or the table does not hold what a reader needs: its only way on is a reset, or another try at one. */
+export class RangeLost extends Error {
+  override readonly name = 'RangeLost'
+}
+
 /** Where the hub reads what it does not remember. Every method may reject when the database is away. */
 export interface ChangeSource {
   readCatalog(): Promise<Catalog>
-  /** The changes of one table in (since, version], folded by key, oldest first; 'lost' if the log no longer has them all. */
+  /** The changes of one table in (since, version], folded by key, oldest first. Rejects with RangeLost if the log no longer has them all. */
   readChanges(range: { since: number; version: number; tableId: number; afterSeq?: number; limit?: number }): AsyncIterable<readonly LoggedChange[]>
-  /** Opens a state of all windows at one version; `versionAfter` resolves when a newer version than its argument is known. */
-  openState(windows: readonly Window[], versionAfter: (number: number) => Promise<void>): Promise<StateReading>
+  /** Opens a state of all windows at one version; `versionAfter` resolves to the newest version once it is above its argument. */
+  openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading>
   /** The canonical JSON of a filter value; throws ApiError invalid_filter when it does not cast. */
   castFilter(column: ColumnDefinition, value: string): Promise<string>
 }

@@ -48,7 +48,8 @@ interface Address {
   readonly password: string
 }
 
-const superuser = 'freshet'
+// Not `freshet`: a role called like our schema creates its tables in it (search_path begins with "$user").
+const superuser = 'postgres'
 // Long, because the recovery after a crash may replay gigabytes.
 const startDeadlineMs = 120_000
 const connectTimeoutMs = 5_000

@@ -56,11 +56,11 @@ function copyTheOldWay(text) {
   return done
 }
 
-/** A block of code with a copy button. JSON is coloured; `code` may be changed later through `setCode`. */
+/** A block of code with a copy button. JSON is coloured, shell commands wrap; `setCode` changes the code later. */
 export function codeBlock(code, { language = '', label = 'Copy' } = {}) {
   const content = el('code')
   const pre = el('pre', { tabindex: '0' }, content)
-  const block = el('div', { class: 'code' }, pre, copyButton(() => content.textContent, label))
+  const block = el('div', { class: language === 'shell' ? 'code wraps' : 'code' }, pre, copyButton(() => content.textContent, label))
   block.setCode = (text) => content.replaceChildren(...(language === 'json' ? colourJson(text) : [text]))
   block.setCode(code)
   return block

@@ -16,8 +16,8 @@ const stage = byId('stage')
 const picker = byId('channel')
 
 const curl = {
-  stream: codeBlock('', { label: 'Copy the stream command' }),
-  poll: codeBlock('', { label: 'Copy the poll command' }),
+  stream: codeBlock('', { language: 'shell', label: 'Copy the stream command' }),
+  poll: codeBlock('', { language: 'shell', label: 'Copy the poll command' }),
 }
 byId('curl-stream').append(curl.stream)
 byId('curl-poll').append(curl.poll)
@@ -129,12 +129,12 @@ async function start() {
   const wanted = new URLSearchParams(location.search).get('channel') ?? DEMO
   const chosen = channels.find(({ name }) => name === wanted) ?? channels[0]
   if (chosen === undefined) {
-    stage.replaceChildren(emptyHall())
+    if (stage.querySelector('.code') === null) stage.replaceChildren(emptyHall()) // once: the focus may be on its button
     setTimeout(start, LOOK_AGAIN_MS)
     return
   }
   picker.replaceChildren(...channels.map(({ name }) => el('option', { value: name, selected: name === chosen.name }, name)))
-  byId('picker').hidden = false
+  byId('picker').hidden = channels.length < 2
   picker.onchange = () => {
     const url = new URL(location.href)
     url.searchParams.set('channel', picker.value)
@@ -161,7 +161,7 @@ async function fetchChannels() {
 function emptyHall() {
   return el('div', { class: 'waiting' },
     el('p', {}, 'No channels yet. Watch a table, and it appears here:'),
-    codeBlock("select freshet.watch('public.options')", { label: 'Copy the SQL' }))
+    codeBlock("select freshet.watch('public.options')", { language: 'shell', label: 'Copy the SQL' }))
 }
 
 start()

@@ -1,0 +1,72 @@
+/**
+ * Reads what a node must know before it can answer: epoch, floor, issued numbers, and every channel with its table's columns.
+ * One statement, so that what it returns belongs together. Nothing is cached here.
+ */
+import type { Catalog, ChannelDefinition, ColumnDefinition, Conversion, TableDefinition } from '../contract/change.ts'
+import type { Pool } from '../database/pool.ts'
+
+const STATE = `
+select epoch, floor,
+  coalesce((select max(number) from freshet.versions), 0) as head,
+  coalesce((select json_agg(json_build_array(number, leapt_from) order by number) from freshet.versions where leapt_from is not null), '[]') as leaps,
+  coalesce((select json_agg(json_build_array(table_id, version, born)) from (
+    select table_id, max(version) as version, max(born) as born from (
+      select table_id, version, born from freshet.touched
+      union all
+      select table_id, number, case when table_id = any (reset) then number else 0 end
+      from freshet.versions, unnest(touched) table_id where number > state.touched_at
+    ) known group by table_id) last), '[]') as touched,
+  coalesce((select json_agg(json_build_object('name', name, 'tableId', table_id, 'columns', columns, 'filters', filters, 'isPublic', public)
+    order by name) from freshet.channels), '[]') as channels,
+  coalesce((select json_agg(json_build_object('id', tables.id, 'name', coalesce(freshet.quoted_name(relation), tables.name), 'parked', parked,
+      'isPartitioned', coalesce(relkind = 'p', false), 'keyColumns', key_columns, 'columns', coalesce((
+        select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull, 'base', (
+            with recursive base as (
+              select pg_type.oid, typbasetype, typelem, typcategory, typname from pg_type where oid = atttypid
+              union all
+              select next.oid, next.typbasetype, next.typelem, next.typcategory, next.typname from base
+              join pg_type next on next.oid = case when base.typbasetype <> 0 then base.typbasetype when base.typcategory = 'A' then base.typelem end)
+            select typname from base where typbasetype = 0 and typcategory <> 'A' limit 1)) order by attnum)
+        from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped), '[]')))
+    from freshet.tables left join pg_class on pg_class.oid = relation), '[]') as tables
+from freshet.state`
+
+interface StateRow {
+  readonly epoch: string
+  readonly floor: string
+  readonly head: string
+  readonly leaps: readonly (readonly [number, number])[]
+  readonly touched: readonly (readonly [number, number, number])[]
+  readonly channels: readonly { name: string; tableId: number; columns: string[] | null; filters: string[]; isPublic: boolean }[]
+  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Omit<ColumnDefinition, 'conversion'> & { base: string })[] })[]
+}
+
+export async function readCatalog(pool: Pool): Promise<Catalog> {
+  const { rows: [state] } = await pool.query<StateRow>(STATE)
+  if (state === undefined) throw new Error('freshet.state is empty')
+  const tables = new Map(state.tables.map((table) => [table.id, {
+    ...table, columns: table.columns.map(({ name, type, nullable, base }) => ({ name, type, nullable, conversion: conversionOf(base) })),
+  }]))
+  return {
+    epoch: state.epoch,
+    floor: Number(state.floor),
+    head: Number(state.head),
+    leaps: state.leaps.map(([number, leaptFrom]) => ({ number, leaptFrom })),
+    touched: new Map(state.touched.map(([tableId, version, born]) => [tableId, { version, born }])),
+    channels: state.channels.flatMap((channel): ChannelDefinition[] => {
+      const table = tables.get(channel.tableId)
+      if (table === undefined) return []
+      const columns = table.columns.filter(({ name }) => channel.columns === null || channel.columns.includes(name))
+      return [{ name: channel.name, table, columns, filters: channel.filters, isPublic: channel.isPublic }]
+    }),
+  }
+}
+
+/** `base` is the type under domains and arrays. JSON numbers beyond 2^53 would lose digits in most clients. */
+function conversionOf(base: string): Conversion {
+  switch (base) {
+    case 'int8': case 'numeric': return 'quote-numbers'
+    case 'bytea': return 'base64'
+    default: return 'none'
+  }
+}

@@ -1,0 +1,70 @@
+/** `freshet start`: the server, on the given database or on an embedded one, until it is told to stop. */
+import pino, { type Logger } from 'pino'
+import type { Config } from '../config.ts'
+import { createPool } from '../database/pool.ts'
+import { defaultStateDirectory, EmbeddedError, startEmbedded, type EmbeddedServer } from '../database/embedded.ts'
+import { createVote, seedDemo } from '../demo.ts'
+import { StartupError } from '../errors.ts'
+import { startServer, type FreshetServer } from '../server.ts'
+
+/** Serves until SIGTERM or SIGINT; resolves to the exit code. Throws StartupError. */
+export async function start(config: Config): Promise<number> {
+  const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } }, pino.destination(2))
+  // A bug of ours must be loud, and must not take thousands of streams with it.
+  process.on('uncaughtException', (error) => log.error({ err: error }, 'uncaught exception'))
+  process.on('unhandledRejection', (reason) => log.error({ err: reason }, 'unhandled rejection'))
+
+  const told = toldToStop()
+  const embedded = config.databaseUrl === null ? await startDatabase(config, log) : null
+  const databaseUrl = config.databaseUrl ?? embedded?.url ?? ''
+  const hasDemo = config.hasDemo ?? embedded !== null
+  const hostPool = hasDemo ? createPool({ url: databaseUrl, max: 2, onError: (error) => log.warn({ err: error }, 'the demo lost a connection') }) : null
+  let server: FreshetServer | undefined
+  try {
+    server = await startServer({ config, databaseUrl, log, vote: hostPool === null ? null : createVote(hostPool) })
+    if (hostPool !== null) await seedDemo(hostPool)
+    process.stdout.write(welcome(server.url, databaseUrl, hasDemo, embedded !== null))
+    const signal = await told
+    log.info({ signal, seconds: config.drainSeconds }, 'draining')
+    return 0
+  } finally {
+    await server?.close()
+    await hostPool?.end()
+    await embedded?.stop()
+  }
+}
+
+function toldToStop(): Promise<string> {
+  return new Promise((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve(signal))
+  })
+}
+
+async function startDatabase(config: Config, log: Logger): Promise<EmbeddedServer> {
+  const { environment } = config
+  try {
+    return await startEmbedded({
+      directory: defaultStateDirectory({ STATE_DIR: environment['STATE_DIR'], XDG_STATE_HOME: environment['XDG_STATE_HOME'], HOME: environment['HOME'] }),
+      database: 'freshet',
+      log: (message, detail) => log.info(detail ?? {}, message),
+    })
+  } catch (error) {
+    if (!(error instanceof EmbeddedError)) throw error
+    throw new StartupError(error.message.replace(/\.$/, ''), 'or set DATABASE_URL to a PostgreSQL of your own', { cause: error })
+  }
+}
+
+function welcome(url: string, databaseUrl: string, hasDemo: boolean, isEmbedded: boolean): string {
+  const channel = hasDemo ? 'options' : '<channel>'
+  const lines = [
+    '',
+    `  Freshet is running.`,
+    '',
+    `  Page      ${url}/        on a television: ${url}/tv        reference: ${url}/docs`,
+    `  Stream    curl -N ${url}/v1/channels/${channel}/stream`,
+    `  Poll      curl -i ${url}/v1/channels/${channel}/changes`,
+  ]
+  if (isEmbedded) lines.push(`  Database  ${databaseUrl}`)
+  else if (!hasDemo) lines.push(`  Watch     select freshet.watch('public.some_table');   then it is a channel`)
+  return `${lines.join('\n')}\n\n`
+}

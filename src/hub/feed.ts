@@ -1,0 +1,134 @@
+/**
+ * Feeds: the readers of the same windows, and which feeds a change concerns. Routing is by hash of filter values, so that a
+ * change costs the same however many filters are followed. Promise: a reader is always in exactly one place: following, at a
+ * known version, or not here at all.
+ */
+import type { LoggedChange, Window } from '../contract/change.ts'
+import type { Delta } from './answer.ts'
+import { canonicalValue } from './fold.ts'
+import { pickValues } from './render.ts'
+
+/** A reader that has caught up and is told of what comes. */
+export interface Follower {
+  /** Takes the delta, or answers false: then it follows no longer and catches up by itself. */
+  deliver(delta: Delta): boolean
+  /** Its version is no longer a starting point for a live delta: it follows no longer and must ask. */
+  overtaken(): void
+}
+
+export class Feed {
+  readonly key: string
+  /** As they were when the feed began; the catalog may have others of the same name by now. */
+  readonly windows: readonly Window[]
+  /** Followers by the version they hold: nearly always one group. */
+  readonly groups = new Map<number, Set<Follower>>()
+
+  constructor(key: string, windows: readonly Window[]) {
+    this.key = key
+    this.windows = windows
+  }
+
+  get isEmpty(): boolean {
+    return this.groups.size === 0
+  }
+
+  get size(): number {
+    let size = 0
+    for (const group of this.groups.values()) size += group.size
+    return size
+  }
+
+  add(follower: Follower, version: number): void {
+    const group = this.groups.get(version)
+    if (group === undefined) this.groups.set(version, new Set([follower]))
+    else group.add(follower)
+  }
+
+  remove(follower: Follower): void {
+    for (const [version, group] of this.groups) {
+      if (group.delete(follower) && group.size === 0) this.groups.delete(version)
+    }
+  }
+
+  /** Moves a group to the delta's version and gives it to each; who cannot take it is let go. */
+  deliver(from: number, delta: Delta): void {
+    const group = this.groups.get(from)
+    if (group === undefined) return
+    this.groups.delete(from)
+    for (const follower of group) if (!follower.deliver(delta)) group.delete(follower)
+    if (group.size === 0) return
+    const there = this.groups.get(delta.version)
+    if (there === undefined) this.groups.set(delta.version, group)
+    else for (const follower of group) there.add(follower)
+  }
+
+  /** Lets everybody go: each asks for itself where it stands. */
+  overtake(): void {
+    const followers = [...this.groups.values()].flatMap((group) => [...group])
+    this.groups.clear()
+    for (const follower of followers) follower.overtaken()
+  }
+}
+
+/** The feeds on one table, found by what a change says. */
+export class TableRoutes {
+  /** Feeds with a window that has no filter: concerned by every change. */
+  readonly #all = new Set<Feed>()
+  /** By the names of the filter columns, then by the values. */
+  readonly #filtered = new Map<string, { names: readonly string[]; window: Window; feeds: Map<string, Set<Feed>> }>()
+
+  get isEmpty(): boolean {
+    return this.#all.size === 0 && this.#filtered.size === 0
+  }
+
+  add(window: Window, feed: Feed): void {
+    if (window.filters.size === 0) {
+      this.#all.add(feed)
+      return
+    }
+    const names = [...window.filters.keys()]
+    const shape = JSON.stringify(names)
+    const route = this.#filtered.get(shape) ?? { names, window, feeds: new Map<string, Set<Feed>>() }
+    this.#filtered.set(shape, route)
+    const values = JSON.stringify([...window.filters.values()])
+    const feeds = route.feeds.get(values)
+    if (feeds === undefined) route.feeds.set(values, new Set([feed]))
+    else feeds.add(feed)
+  }
+
+  remove(window: Window, feed: Feed): void {
+    if (window.filters.size === 0) {
+      this.#all.delete(feed)
+      return
+    }
+    const shape = JSON.stringify([...window.filters.keys()])
+    const route = this.#filtered.get(shape)
+    const values = JSON.stringify([...window.filters.values()])
+    const feeds = route?.feeds.get(values)
+    feeds?.delete(feed)
+    if (feeds?.size === 0) route?.feeds.delete(values)
+    if (route?.feeds.size === 0) this.#filtered.delete(shape)
+  }
+
+  /** Every feed on the table. */
+  *everyFeed(): Generator<Feed> {
+    yield* this.#all
+    for (const { feeds } of this.#filtered.values()) for (const some of feeds.values()) yield* some
+  }
+
+  /** The feeds that one of the changes may concern: by its new values or by the old ones. */
+  concerned(changes: readonly LoggedChange[]): ReadonlySet<Feed> {
+    const found = new Set(this.#all)
+    for (const { names, window, feeds } of this.#filtered.values()) {
+      const columns = names.map((name) => window.channel.table.columns.find((column) => column.name === name))
+      for (const change of changes) {
+        for (const raw of [change.newRow, change.oldFilters]) {
+          if (raw === null) continue
+          const values = pickValues(raw, names).map((value, index) => canonicalValue(value ?? 'null', columns[index]))
+          for (const feed of feeds.get(JSON.stringify(values)) ?? []) found.add(feed)
+        }
+      }
+    }
+    return found
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Folds changes to the last state of each key and cuts the result into parts. Pure. Promise: the same changes give the same bytes,
+ * whether they come from memory or, folded there already, from the log: in the order of each key's last change.
+ */
+import type { CanonicalFilters, ColumnDefinition, LoggedChange, Window } from '../contract/change.ts'
+import { deletion, dressKey, dressRow, pickValues, planRow, upsert, type RowPlan } from './render.ts'
+
+/** A part is at most this many changes, or this many bytes (one larger change is a part of its own). */
+const MAX_PART_CHANGES = 1_000
+const MAX_PART_BYTES = 1_000_000
+
+/** The last change of each key, bearing the filter values from before the first: A to B to C must reach A's readers as a delete. */
+export function foldChanges(changes: Iterable<LoggedChange>): readonly LoggedChange[] {
+  const last = new Map<string, LoggedChange>()
+  for (const change of changes) {
+    if (change.key === null) continue
+    const earlier = last.get(change.key)
+    // Deleting first moves the key to the end.
+    last.delete(change.key)
+    last.set(change.key, earlier === undefined ? change : { ...change, oldFilters: earlier.oldFilters })
+  }
+  // Of several versions, a later one may hold the lower number: ids are taken before the commit.
+  return [...last.values()].sort((a, b) => a.seq - b.seq)
+}
+
+/** Renders folded changes for one window: what its reader must apply. */
+export class WindowRenderer {
+  readonly #plan: RowPlan
+  readonly #filterNames: readonly string[]
+  readonly #wanted: readonly string[]
+  readonly #filterColumns: readonly (ColumnDefinition | undefined)[]
+
+  constructor({ channel, filters }: Window) {
+    this.#plan = planRow(channel)
+    this.#filterNames = [...filters.keys()]
+    this.#wanted = [...filters.values()]
+    this.#filterColumns = this.#filterNames.map((name) => channel.table.columns.find((column) => column.name === name))
+  }
+
+  /** The change as JSON; null when it does not concern the window. */
+  change({ key, newRow, oldFilters }: LoggedChange): string | null {
+    if (key === null) return null
+    if (newRow !== null && this.#admits(newRow)) return upsert({ row: dressRow(this.#plan, newRow).row, key: dressKey(this.#plan, key) })
+    // A row that leaves the filter is a delete, without its new values.
+    const wasIn = this.#wanted.length === 0 || (oldFilters !== null && this.#admits(oldFilters))
+    return wasIn ? deletion(dressKey(this.#plan, key)) : null
+  }
+
+  /** A row of the table, which has passed the filter already, and its key as published. */
+  row(raw: string): { readonly text: string; readonly key: string } {
+    const dressed = dressRow(this.#plan, raw)
+    return { text: upsert(dressed), key: dressed.key }
+  }
+
+  key(raw: string): string {
+    return dressKey(this.#plan, raw)
+  }
+
+  #admits(raw: string): boolean {
+    if (this.#wanted.length === 0) return true
+    return pickValues(raw, this.#filterNames).every((value, index) =>
+      value !== undefined && canonicalValue(value, this.#filterColumns[index]) === this.#wanted[index])
+  }
+}
+
+/** A value as rendered in a row, in the one form in which filter values are compared. */
+export function canonicalValue(value: string, column: ColumnDefinition | undefined): string {
+  // As trim_scale: 1.50 is 1.5, 2.00 is 2.
+  return column?.type.startsWith('numeric') === true && value.includes('.') ? value.replace(/\.?0+$/, '') : value
+}
+
+/** The filters of a window as text: equal filters, equal text. */
+export function filterKey(filters: CanonicalFilters): string {
+  return JSON.stringify([...filters])
+}
+
+/** Collects rendered changes into parts: the inside of a `changes` array, ready to be framed. */
+export class PartBuilder {
+  #texts: string[] = []
+  #bytes = 0
+
+  /** The finished part, if this change began a new one. */
+  add(text: string): Buffer | null {
+    const isFull = this.#texts.length > 0 && (this.#texts.length >= MAX_PART_CHANGES || this.#bytes + text.length > MAX_PART_BYTES)
+    const finished = isFull ? this.take() : null
+    this.#texts.push(text)
+    this.#bytes += text.length
+    return finished
+  }
+
+  /** What has been collected; empty if nothing was. */
+  take(): Buffer {
+    const part = Buffer.from(this.#texts.join(','))
+    this.#texts = []
+    this.#bytes = 0
+    return part
+  }
+
+  get isEmpty(): boolean {
+    return this.#texts.length === 0
+  }
+}

@@ -1,0 +1,235 @@
+/**
+ * The composition root: builds each stage and hands it the next, starts them in order and stops them in the reverse.
+ *
+ *   trigger ─▶ log ─bell─▶ clock ─version─▶ hub ─▶ streams, polls
+ *
+ * Stages know each other only by the functions they are given here.
+ */
+import { once } from 'node:events'
+import { createServer, type IncomingMessage, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Logger } from 'pino'
+import { Clock } from './clock/clock.ts'
+import { Follower } from './clock/follower.ts'
+import { Housekeeper } from './clock/housekeeper.ts'
+import { DatabaseSource } from './clock/source.ts'
+import type { Config } from './config.ts'
+import type { LoggedVersion } from './contract/change.ts'
+import { Listener } from './database/listener.ts'
+import { migrate } from './database/migrate.ts'
+import { createPool, type Pool } from './database/pool.ts'
+import { StartupError } from './errors.ts'
+import { Hub } from './hub/hub.ts'
+import { Pace } from './pace/pace.ts'
+import { createReadiness, describeNode, logSize } from './status.ts'
+import { createApp, type Vote } from './transport/app.ts'
+import { Metrics } from './transport/metrics.ts'
+import { PageStore } from './transport/pages.ts'
+import { PollEndpoint } from './transport/poll.ts'
+import { StreamRegistry } from './transport/registry.ts'
+import { SseEndpoint } from './transport/sse.ts'
+
+export interface ServerOptions {
+  readonly config: Config
+  readonly databaseUrl: string
+  readonly log: Logger
+  /** The demo's way to write, where there is a demo. */
+  readonly vote: Vote | null
+  /** Shorter in tests. */
+  readonly safetyMs?: number
+}
+
+export interface FreshetServer {
+  /** Where it listens, `http://127.0.0.1:8080`. */
+  readonly url: string
+  readonly hub: Hub
+  /** Ends streams over the drain window, then everything else. Safe to call twice. */
+  close(): Promise<void>
+}
+
+/** A slow poll stays on for ever: notifications only shorten the wait. */
+const SAFETY_MS = 2_000
+const MINUTE_MS = 60_000
+
+export async function startServer(options: ServerOptions): Promise<FreshetServer> {
+  const { config, databaseUrl, log } = options
+  const onError = (error: unknown): void => log.error({ err: error }, 'unexpected error')
+  const pool = createPool({ url: databaseUrl, max: config.poolMax, onError: (error) => log.warn({ err: error }, 'a database connection failed') })
+  try {
+    await prepareDatabase(pool, config, log)
+  } catch (error) {
+    await pool.end()
+    throw error
+  }
+
+  const paces = new Map<string, Pace>()
+  const paceOf = (channel: string): Pace => paces.get(channel) ?? paces.set(channel, new Pace()).get(channel) ?? new Pace()
+  const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel, atMs) => paceOf(channel).observe(atMs), onError })
+  const feeding = startFeeding(options, pool, hub, () => metrics.version())
+  const registry = new StreamRegistry({ maxStreams: config.maxStreams, maxStreamsPerAddress: config.maxStreamsPerAddress, staleSinceMs: () => hub.staleSinceMs })
+  const metrics = new Metrics(() => {
+    const { ringBytes, cacheBytes } = hub.size
+    const stale = hub.staleSinceMs
+    return { head: hub.head, streams: registry.size, ringBytes, cacheBytes, isLeading: feeding.clock.isLeading, isListening: feeding.listener.isListening, staleSeconds: stale === null ? 0 : (Date.now() - stale) / 1_000 }
+  })
+
+  const draining = new AbortController()
+  const pages = new PageStore()
+  const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
+  const app = await createApp({
+    hub,
+    poll: new PollEndpoint({ hub, pages, advise: (channel) => paceOf(channel).advise(Date.now()), draining: draining.signal }),
+    sse: new SseEndpoint({
+      hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs: 30_000 }, addressOf, onError, onConflated: () => metrics.conflated(),
+    }),
+    changesPerMinute: (channel) => paceOf(channel).commitsPerMinute(Date.now()),
+    readiness: createReadiness(node),
+    metrics: () => metrics.text(),
+    vote: options.vote,
+    isDraining: () => draining.signal.aborted,
+    rateLimit: config.rateLimit,
+    trustProxy: config.trustProxy,
+    onRequest: (route, status) => metrics.request(route, status),
+    onError,
+  })
+  const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000, maxHeaderSize: 32 * 1024 }, app)
+  const reporting = setInterval(() => {
+    describeNode(node).then((figures) => log.info(figures, 'minute')).catch(onError)
+  }, MINUTE_MS)
+
+  const stop = async (): Promise<void> => {
+    draining.abort()
+    clearInterval(reporting)
+    await registry.drain(config.drainSeconds * 1_000)
+    registry.close()
+    await closeServer(server)
+    await feeding.close()
+    await pages.close()
+    await pool.end()
+  }
+  try {
+    await listen(server, config)
+  } catch (error) {
+    await stop()
+    throw error
+  }
+  let closing: Promise<void> | undefined
+  const { port } = server.address() as AddressInfo
+  return { url: `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`, hub, close: () => closing ??= stop() }
+}
+
+/** Reaches the database, or says in one sentence why not. */
+async function prepareDatabase(pool: Pool, config: Config, log: Logger): Promise<void> {
+  try {
+    if (config.migrates) {
+      const applied = await migrate(pool)
+      if (applied.length > 0) log.info({ applied }, 'migrated')
+    }
+    await logSize(pool)
+  } catch (error) {
+    throw explainDatabase(error)
+  }
+}
+
+function explainDatabase(error: unknown): unknown {
+  if (error instanceof StartupError || !(error instanceof Error)) return error
+  const code = 'code' in error ? String(error.code) : ''
+  const because = (reason: string, cure: string): StartupError => new StartupError(reason, cure, { cause: error })
+  switch (code) {
+    case 'ECONNREFUSED': return because('nothing listens at the address in DATABASE_URL', 'start PostgreSQL there or correct DATABASE_URL')
+    case 'ENOTFOUND': case 'EAI_AGAIN': return because('the host in DATABASE_URL cannot be found', 'correct DATABASE_URL')
+    case '28P01': case '28000': return because(`PostgreSQL refuses the login (${error.message})`, 'correct user and password in DATABASE_URL')
+    case '3D000': return because(`${error.message}`, 'create it or correct DATABASE_URL')
+    case '42501': return because(`this role lacks a privilege (${error.message})`, 'run "freshet check" for the grants it needs')
+    case '3F000': case '42P01': return because('the schema freshet is not in this database', 'start with MIGRATE=1, or run "freshet migrate"')
+    default: return because(`the database cannot be used (${error.message})`, 'run "freshet check" for what is wrong')
+  }
+}
+
+interface Feeding {
+  readonly clock: Clock
+  readonly listener: Listener
+  close(): Promise<void>
+}
+
+/** Everything that brings versions into the hub: clock, listener, follower, housekeeping. */
+function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: ServerOptions, pool: Pool, hub: Hub, onVersion: () => void): Feeding {
+  const deliver = (version: LoggedVersion): void => {
+    onVersion()
+    hub.accept(version)
+  }
+  const follower = new Follower({
+    pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onRupture: () => hub.load(),
+  })
+  const follow = (): void => {
+    follower.catchUp().then(() => hub.contact(), (error: unknown) => log.debug({ err: error }, 'could not follow'))
+  }
+  const clock = new Clock({
+    url: config.listenUrl ?? databaseUrl,
+    safetyMs,
+    onVersion: deliver,
+    onRead: () => hub.contact(),
+    beforeLeading: () => follower.catchUp(),
+    onLeading: (isLeading, cause) => log.info({ isLeading, err: cause }, isLeading ? 'this node leads: its clock numbers versions' : 'this node no longer leads'),
+    onError: (error) => log.warn({ err: error }, 'the clock lost its connection and tries again'),
+  })
+  const housekeeper = new Housekeeper({
+    pool, keepMs: config.retentionMs, maxBytes: config.retentionBytes, isLeading: () => clock.isLeading,
+    onPolls: (polls) => { clock.polls = polls },
+    onDrift: (table, outcome) => log.warn({ table, outcome }, 'the definition of a watched table has changed'),
+    onTurned: () => { void hub.refresh().catch(() => undefined) },
+    onError: (error) => log.warn({ err: error }, 'housekeeping failed and will be tried again'),
+  })
+  const listener = new Listener({
+    url: config.listenUrl ?? databaseUrl,
+    onNotification: (payload) => {
+      if (payload === 'bell') clock.ring()
+      else if (payload === 'version' && !clock.isLeading) follow()
+    },
+    onConnected: () => {
+      log.info('listening for notifications')
+      clock.ring()
+      follow()
+    },
+    onDown: (error) => log.warn({ err: error }, 'the listener is down: changes arrive by polling until it is back'),
+  })
+  const safety = setInterval(() => { if (!clock.isLeading) follow() }, safetyMs)
+  clock.start()
+  listener.start()
+  housekeeper.start()
+  return {
+    clock,
+    listener,
+    async close() {
+      clearInterval(safety)
+      await Promise.all([housekeeper.close(), listener.close(), clock.close()])
+    },
+  }
+}
+
+function addressOf(request: IncomingMessage): string {
+  // Express has set `ip` from the proxies it was told to trust.
+  return ('ip' in request ? String(request.ip) : request.socket.remoteAddress) ?? ''
+}
+
+async function listen(server: Server, { host, port }: Config): Promise<void> {
+  server.listen({ host, port, backlog: 4_096 })
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : ''
+    if (code === 'EADDRINUSE') throw new StartupError(`port ${port} on ${host} is taken`, 'set PORT to a free one (0 picks one)', { cause: error })
+    if (code === 'EACCES') throw new StartupError(`port ${port} may not be used by this user`, 'set PORT to one above 1023', { cause: error })
+    throw new StartupError(`cannot listen on ${host} (${String(code)})`, 'set HOST to an address of this machine', { cause: error })
+  }
+}
+
+async function closeServer(server: Server): Promise<void> {
+  if (!server.listening) return
+  const closed = once(server, 'close')
+  server.close()
+  server.closeIdleConnections()
+  const deadline = setTimeout(() => server.closeAllConnections(), 500)
+  await closed
+  clearTimeout(deadline)
+}

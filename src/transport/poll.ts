@@ -1,0 +1,203 @@
+/**
+ * The poll: what changed since the client's version, with the moment to ask again. Promise: 304 is the truth; every answer, also
+ * a 304, bears the advice; an answer to a URL without `since` is nobody else's.
+ */
+import { once } from 'node:events'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Window } from '../contract/change.ts'
+import { parsePoll, type PollRequest } from '../contract/request.ts'
+import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
+import { ApiError } from '../errors.ts'
+import type { Delta } from '../hub/answer.ts'
+import type { Follower } from '../hub/feed.ts'
+import { feedKey, type Hub } from '../hub/hub.ts'
+import type { Advice } from '../pace/pace.ts'
+import { deltaHead } from './frame.ts'
+import type { Page, PageStore } from './pages.ts'
+import { header } from './sse.ts'
+
+export interface PollOptions {
+  readonly hub: Hub
+  readonly pages: PageStore
+  readonly advise: (channel: string) => Advice
+  /** Aborted when the server drains: held polls are answered at once. */
+  readonly draining: AbortSignal
+}
+
+/** Everything that an answer is made of. */
+interface Poll {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly query: PollRequest
+  readonly window: Window
+  readonly epoch: string
+}
+
+export class PollEndpoint {
+  readonly #options: PollOptions
+
+  constructor(options: PollOptions) {
+    this.#options = options
+  }
+
+  /** `GET /v1/channels/{channel}/changes`. Rejects with ApiError before anything is sent. */
+  async answer(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
+    const { hub } = this.#options
+    const channel = hub.channel(name)
+    // A refusal varies by the same headers as the answer it stands for.
+    response.setHeader('Vary', 'Prefer, Accept-Encoding')
+    const query = parsePoll(rawQuery, { ifNoneMatch: header(request, 'if-none-match'), prefer: header(request, 'prefer') }, channel.filters)
+    if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
+    const window = await hub.window(name, query.filters)
+    const poll = { request, response, query, window, epoch: hub.epoch }
+    if (query.cursor?.kind === 'page' && await this.#answerPage(poll, query.cursor.page)) return
+    await this.#answerDelta(poll)
+  }
+
+  async #answerDelta(poll: Poll): Promise<void> {
+    const { hub } = this.#options
+    const { query, window } = poll
+    const held = heldVersion(query, hub.epoch)
+    let answer = await hub.answer([window], held)
+    const deadlineMs = performance.now() + (query.waitSeconds ?? 0) * 1_000
+    while (this.#isNothingNew(answer, poll) && held !== null && performance.now() < deadlineMs) {
+      if (!await this.#change(poll, answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held, deadlineMs)) break
+      answer = await hub.answer([window], held)
+    }
+    if (poll.response.destroyed) return
+    const version = answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held
+    if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
+    if (matches(query, version)) {
+      this.#setHeaders(poll, version)
+      poll.response.writeHead(304).end()
+    } else if (answer.kind === 'delta' && query.limit !== null) {
+      await this.#answerFirstPage(poll, answer, query.limit)
+    } else {
+      const delta = answer.kind === 'delta' ? answer : { since: version.number, version: version.number, parts: [] }
+      await this.#send(poll, delta, version)
+    }
+  }
+
+  /** Whether a held request should go on waiting: up to date, or behind only by what its filters leave out. */
+  #isNothingNew(answer: Awaited<ReturnType<Hub['answer']>>, { query }: Poll): boolean {
+    if (query.waitSeconds === null || this.#options.draining.aborted) return false
+    return answer.kind === 'unchanged' || (answer.since !== null && !(Symbol.asyncIterator in answer.parts) && answer.parts.length === 0)
+  }
+
+  /** Waits for a change after `version`: true if one came, false at the deadline, at drain or when the client left. */
+  #change({ window, response }: Poll, version: Version, deadlineMs: number): Promise<boolean> {
+    const { hub, draining } = this.#options
+    return new Promise((resolve) => {
+      const settle = (hasChanged: boolean): void => {
+        clearTimeout(timer)
+        hub.unfollow([window], follower)
+        draining.removeEventListener('abort', onGone)
+        response.off('close', onGone)
+        resolve(hasChanged)
+      }
+      const onGone = (): void => settle(false)
+      // Let go first, so that the follower is in no group when the answer is asked for.
+      const follower: Follower = { deliver: () => { settle(true); return false }, overtaken: () => settle(true) }
+      const timer = setTimeout(onGone, deadlineMs - performance.now())
+      response.on('close', onGone)
+      draining.addEventListener('abort', onGone)
+      if (!hub.follow([window], version, follower)) settle(true)
+    })
+  }
+
+  async #answerFirstPage(poll: Poll, delta: Delta, limit: number): Promise<void> {
+    const page = await this.#options.pages.begin(delta.parts, { feed: feedKey([poll.window]), version: delta.version, limit })
+    this.#sendPage(poll, delta, page)
+  }
+
+  /** False: the page is not here; the answer begins anew from where the client's whole state is. */
+  async #answerPage(poll: Poll, { epoch, version, since, position }: { epoch: string; version: number; since: number | null; position: string }): Promise<boolean> {
+    if (epoch !== poll.epoch) return false
+    const page = await this.#options.pages.read(position, { feed: feedKey([poll.window]), version, limit: poll.query.limit ?? 1_000 })
+    if (page === null) return false
+    this.#sendPage(poll, { since, version }, page)
+    return true
+  }
+
+  #sendPage(poll: Poll, { since, version }: Pick<Delta, 'since' | 'version'>, page: Page): void {
+    const { epoch, response } = poll
+    const advice = this.#setHeaders(poll, page.next === null ? { epoch, number: version } : null)
+    const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
+    const body = `${deltaHead(poll.window.channel.name, { epoch, since, version }, page.next !== null)}${page.changes.join(',')}]${next}${adviceTail(advice)}`
+    response.setHeader('Content-Type', 'application/json; charset=utf-8')
+    response.end(poll.request.method === 'HEAD' ? undefined : body)
+  }
+
+  async #send(poll: Poll, delta: Delta, version: Version): Promise<void> {
+    const { request, response, window } = poll
+    const advice = this.#setHeaders(poll, version)
+    response.setHeader('Content-Type', 'application/json; charset=utf-8')
+    const head = deltaHead(window.channel.name, { epoch: version.epoch, since: delta.since, version: delta.version }, false)
+    const tail = `]${adviceTail(advice)}`
+    if (request.method === 'HEAD') {
+      if (Symbol.asyncIterator in delta.parts) await delta.parts[Symbol.asyncIterator]().return?.()
+      response.end()
+    } else if (Symbol.asyncIterator in delta.parts) {
+      await writeStreamed(response, head, delta.parts, tail)
+    } else {
+      const chunks: Buffer[] = [Buffer.from(head)]
+      for (const { changes } of delta.parts) {
+        if (changes.length === 0) continue
+        if (chunks.length > 1) chunks.push(Buffer.from(','))
+        chunks.push(changes)
+      }
+      const body = Buffer.concat([...chunks, Buffer.from(tail)])
+      response.setHeader('Content-Length', body.length)
+      response.end(body)
+    }
+  }
+
+  /** Headers of 200 and 304 alike [rfc9110 §15.4.5]. `version` null: a part of an answer has no ETag. */
+  #setHeaders({ response, query, window }: Poll, version: Version | null): Advice {
+    const advice = this.#options.advise(window.channel.name)
+    if (version !== null) response.setHeader('ETag', `W/"${formatVersion(version)}"`)
+    response.setHeader('Poll-After-Ms', advice.afterMs)
+    response.setHeader('Poll-Interval', Math.ceil(advice.afterMs / 1_000))
+    response.setHeader('Poll-Reason', advice.reason)
+    response.setHeader('Cache-Control', cacheControl(query, window.channel.isPublic))
+    if (query.waitPreferred) response.setHeader('Preference-Applied', `wait=${query.waitSeconds ?? 0}`)
+    return advice
+  }
+}
+
+/** The version the client holds: `since`, else the newest ETag it names of this epoch. */
+function heldVersion({ cursor, etags }: PollRequest, epoch: string): Version | null {
+  if (cursor?.kind === 'version') return cursor.version
+  if (cursor?.kind === 'page') return cursor.page.since === null ? null : { epoch: cursor.page.epoch, number: cursor.page.since }
+  if (etags === null || etags === 'any') return null
+  return etags.filter((etag) => etag.epoch === epoch).reduce<Version | null>((newest, etag) => newest === null || etag.number > newest.number ? etag : newest, null)
+}
+
+/** [rfc9110 §13.1.2] weak comparison: the answer that would be sent is one the client has. `*` matches any. */
+function matches({ etags }: PollRequest, version: Version): boolean {
+  if (etags === null) return false
+  return etags === 'any' || etags.some((etag) => etag.epoch === version.epoch && etag.number === version.number)
+}
+
+/** Only an answer that says whose state it starts from may be shared; a held one is late for everybody else. */
+function cacheControl({ since, waitSeconds }: PollRequest, isPublic: boolean): string {
+  if (!isPublic) return 'private, no-store'
+  return since === null || waitSeconds !== null ? 'no-store' : 'public, max-age=0, s-maxage=1'
+}
+
+function adviceTail({ afterMs, reason }: Advice): string {
+  return `,"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
+}
+
+async function writeStreamed(response: ServerResponse, head: string, parts: AsyncIterable<{ readonly changes: Buffer }>, tail: string): Promise<void> {
+  response.write(head)
+  let isFirst = true
+  for await (const { changes } of parts) {
+    if (response.destroyed) return
+    if (changes.length === 0) continue
+    if (!isFirst) response.write(',')
+    isFirst = false
+    if (!response.write(changes)) await Promise.race([once(response, 'drain'), once(response, 'close')])
+  }
+  response.end(tail)
+}

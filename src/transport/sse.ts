@@ -1,0 +1,83 @@
+/**
+ * The stream endpoints: from a request to a running Stream. Promise: whatever an EventSource may meet in a healthy deployment
+ * (a malformed cursor, overload, drain) is a 200; only a programmer's mistake (channel, filter, parameter) is an error.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import { createSession } from 'better-sse'
+import type { Window } from '../contract/change.ts'
+import { parseManyStream, parseStream, type StreamCursor } from '../contract/request.ts'
+import type { Hub } from '../hub/hub.ts'
+import { StreamConnection } from './connection.ts'
+import type { StreamRegistry } from './registry.ts'
+import { Stream, type StreamLimits } from './stream.ts'
+
+export interface SseOptions {
+  readonly hub: Hub
+  readonly registry: StreamRegistry
+  readonly limits: StreamLimits
+  readonly addressOf: (request: IncomingMessage) => string
+  readonly onError: (error: unknown) => void
+  readonly onConflated: () => void
+}
+
+const HEAD = {
+  'Content-Type': 'text/event-stream; charset=utf-8',
+  'Cache-Control': 'private, no-cache, no-store, no-transform, must-revalidate, max-age=0',
+  'X-Accel-Buffering': 'no',
+} as const
+
+/** What EventSource is told to wait before it reconnects, ms, around which each stream gets its own. */
+const RETRY_MS = 2_000
+
+export class SseEndpoint {
+  readonly #options: SseOptions
+
+  constructor(options: SseOptions) {
+    this.#options = options
+  }
+
+  /** `GET /v1/channels/{channel}/stream`. Rejects with ApiError before anything is sent. */
+  async one(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
+    const { hub } = this.#options
+    const { cursor, filters } = parseStream(rawQuery, { lastEventId: header(request, 'last-event-id') }, hub.channel(name).filters)
+    await this.#open(request, response, [await hub.window(name, filters)], cursor)
+  }
+
+  /** `GET /v1/stream?channels=a,b`. */
+  async many(request: IncomingMessage, response: ServerResponse, rawQuery: string): Promise<void> {
+    const { channels, cursor } = parseManyStream(rawQuery, { lastEventId: header(request, 'last-event-id') })
+    const windows = await Promise.all(channels.map((name) => this.#options.hub.window(name, new Map())))
+    await this.#open(request, response, windows, cursor)
+  }
+
+  async #open(request: IncomingMessage, response: ServerResponse, windows: readonly Window[], cursor: StreamCursor): Promise<void> {
+    // The client may have left while the filters were cast: a session made now would never end.
+    if (request.destroyed) return
+    if (request.method === 'HEAD') {
+      response.writeHead(200, HEAD).end()
+      return
+    }
+    const { hub, registry, limits, addressOf, onError, onConflated } = this.#options
+    const connection = new StreamConnection(request, response, HEAD)
+    const address = addressOf(request)
+    const isAdmitted = registry.admits(address)
+    const retryMs = isAdmitted ? RETRY_MS * (0.5 + Math.random()) : 5_000 + Math.random() * 10_000
+    const session = await createSession(connection, { trustClientEventId: false, keepAlive: null, retry: Math.round(retryMs) })
+    if (!isAdmitted || !connection.isOpen) {
+      connection.end('')
+      return
+    }
+    const stream = new Stream({ hub, connection, windows, cursor: cursor === 'malformed' ? null : cursor, onError, onConflated, ...limits })
+    const forget = registry.add(stream, address)
+    session.once('disconnected', () => {
+      forget()
+      stream.stop()
+    })
+    stream.start()
+  }
+}
+
+export function header(request: IncomingMessage, name: string): string | undefined {
+  const value = request.headers[name]
+  return Array.isArray(value) ? value.join(',') : value
+}

@@ -1,0 +1,177 @@
+/**
+ * One reader of a stream, from its cursor to its end.
+ *
+ *   catching up ──all sent, nothing new──▶ following ──the socket is full, or memory ran out──▶ catching up ──▶ …
+ *        └───────────── gone, cut, aged, drained ─────────────┴──▶ ended
+ *
+ * Backpressure is conflation: a reader that lags costs the number of its version, and gets one folded delta when it drains.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Window } from '../contract/change.ts'
+import { formatVersion, type Version } from '../contract/version.ts'
+import { ApiError } from '../errors.ts'
+import type { Delta } from '../hub/answer.ts'
+import type { Follower } from '../hub/feed.ts'
+import type { Answer, Hub } from '../hub/hub.ts'
+import type { StreamConnection } from './connection.ts'
+import { frameDelta, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
+
+export interface StreamLimits {
+  /** Bytes that may wait for a slow socket before its reader is left to catch up. */
+  readonly maxBacklogBytes: number
+  /** How long a reader may take nothing at all before it is cut. */
+  readonly drainDeadlineMs: number
+}
+
+export interface StreamOptions extends StreamLimits {
+  readonly hub: Hub
+  readonly connection: StreamConnection
+  readonly windows: readonly Window[]
+  /** What the client holds; null: nothing, or nothing usable. */
+  readonly cursor: Version | null
+  /** Errors that are neither the client's nor expected. */
+  readonly onError: (error: unknown) => void
+  readonly onConflated: () => void
+}
+
+export class Stream implements Follower {
+  readonly #options: StreamOptions
+  #cursor: Version | null
+  #life: 'catching up' | 'following' | 'ended' = 'catching up'
+  #isRunning = false
+  #toldStaleSinceMs: number | null = null
+
+  constructor(options: StreamOptions) {
+    this.#options = options
+    this.#cursor = options.cursor
+  }
+
+  get isOpen(): boolean {
+    return this.#options.connection.isOpen
+  }
+
+  /** Sends what the client lacks, then follows. Never rejects. */
+  start(): void {
+    void this.#catchUp()
+  }
+
+  deliver(delta: Delta): boolean {
+    const { hub, connection, maxBacklogBytes, onConflated } = this.#options
+    if (!connection.isOpen) return false
+    if (connection.backlogBytes > maxBacklogBytes || Symbol.asyncIterator in delta.parts) {
+      onConflated()
+      void this.#catchUp()
+      return false
+    }
+    connection.write(frameDelta(delta.parts, { epoch: hub.epoch, since: delta.since, version: delta.version }))
+    this.#cursor = { epoch: hub.epoch, number: delta.version }
+    return true
+  }
+
+  overtaken(): void {
+    void this.#catchUp()
+  }
+
+  /** Proves to proxies that the stream lives; moves the cursor of a filter that nothing has concerned. */
+  heartbeat(): void {
+    const { hub, connection, windows } = this.#options
+    if (connection.backlogBytes > 0) return
+    const isFiltered = windows.some(({ filters }) => filters.size > 0)
+    const advanced = isFiltered && this.#cursor !== null ? hub.advance(windows, this.#cursor.number, this) : null
+    if (advanced !== null) this.#cursor = advanced
+    connection.write(frameHeartbeat(advanced === null ? undefined : formatVersion(advanced)))
+  }
+
+  /** Tells the client, once each, that the server has lost sight of the database or has it back. */
+  tellStatus(staleSinceMs: number | null): void {
+    if (staleSinceMs === this.#toldStaleSinceMs) return
+    this.#toldStaleSinceMs = staleSinceMs
+    this.#options.connection.write(frameStatus(staleSinceMs))
+  }
+
+  /** Ends the stream; the client reconnects after about `retryMs` with the cursor it has. */
+  end(retryMs: number): void {
+    this.stop()
+    this.#options.connection.end(frameRetry(retryMs))
+  }
+
+  /** Follows no longer; for when the client has gone. */
+  stop(): void {
+    this.#life = 'ended'
+    this.#options.hub.unfollow(this.#options.windows, this)
+  }
+
+  /** One loop at a time: who calls while it runs only tells it to go on. */
+  async #catchUp(): Promise<void> {
+    if (this.#life === 'ended') return
+    this.#life = 'catching up'
+    if (this.#isRunning) return
+    this.#isRunning = true
+    try {
+      while (this.#isBehind()) await this.#step()
+    } catch (error) {
+      // The client drops the parts of an answer that broke off when the connection ends, and asks again.
+      this.#options.onError(error)
+      this.end(1_000 + Math.random() * 2_000)
+    } finally {
+      this.#isRunning = false
+    }
+  }
+
+  /** One answer, written as the socket takes it; then follows, unless something happened meanwhile. */
+  async #step(): Promise<void> {
+    const { hub, connection, windows, drainDeadlineMs } = this.#options
+    if (!await connection.drained(drainDeadlineMs)) return
+    const answer = await this.#answer()
+    if (answer === null) return
+    if (answer.kind === 'delta') {
+      const epoch = hub.epoch
+      if (!await this.#send(answer, epoch)) return
+      this.#cursor = { epoch, number: answer.version }
+    }
+    if (this.#isBehind() && this.#cursor !== null && hub.follow(windows, this.#cursor, this)) this.#life = 'following'
+  }
+
+  #isBehind(): boolean {
+    return this.#life === 'catching up' && this.#options.connection.isOpen
+  }
+
+  /** Null: not now; the loop asks again, if there is still somebody to answer. */
+  async #answer(): Promise<Answer | null> {
+    const { hub, windows, connection } = this.#options
+    try {
+      return await hub.answer(windows, this.#cursor)
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code === 'internal') {
+        if (hub.staleSinceMs === null && !isConnectionError(error)) throw error
+      } else if (error.code === 'unknown_channel' || error.code === 'unknown_filter') {
+        // Unwatched: a client that comes back is told so with a status it understands.
+        this.end(5_000)
+        return null
+      }
+      // Parked, or the database is away: the stream stays open and says so.
+      if (connection.isOpen) this.tellStatus(hub.staleSinceMs ?? Date.now())
+      await delay(500 + Math.random() * 1_000, undefined, { ref: false })
+      return null
+    }
+  }
+
+  async #send(delta: Delta, epoch: string): Promise<boolean> {
+    const { hub, connection, drainDeadlineMs } = this.#options
+    if (this.#toldStaleSinceMs !== null && hub.staleSinceMs === null) this.tellStatus(null)
+    if (!(Symbol.asyncIterator in delta.parts)) {
+      connection.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
+      return connection.isOpen
+    }
+    for await (const frame of frameParts(delta, epoch)) {
+      if (!connection.write(frame) && !await connection.drained(drainDeadlineMs)) return false
+    }
+    return true
+  }
+}
+
+/** Node's and PostgreSQL's ways to say that nobody is there. */
+function isConnectionError(error: unknown): boolean {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+  return /^(08|57P|53300|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND)/.test(code) || (error instanceof Error && /terminated|timeout|Connection/.test(error.message))
+}

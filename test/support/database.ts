@@ -1,0 +1,62 @@
+/** A database of one's own for each test file: a copy of the migrated template, dropped at the end. */
+import { randomBytes } from 'node:crypto'
+import pg from 'pg'
+import { afterAll, inject } from 'vitest'
+
+export interface TestDatabase {
+  readonly url: string
+  /** A pool of plain connections, as a host application would have. */
+  readonly pool: pg.Pool
+  /** One statement, its rows. */
+  query<Row extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]): Promise<Row[]>
+  /** A connection of its own, closed with the database. */
+  connect(): Promise<pg.Client>
+  drop(): Promise<void>
+}
+
+/** Whether this project's PostgreSQL is installed: `describe.skipIf(!hasPostgres)`. */
+export const hasPostgres = inject('postgresUrl') !== null
+export const postgresMajor = inject('postgresMajor')
+
+export async function createDatabase(options: { readonly migrated?: boolean } = {}): Promise<TestDatabase> {
+  const base = inject('postgresUrl')
+  if (base === null) throw new Error('this PostgreSQL is not installed')
+  const name = `test_${randomBytes(6).toString('hex')}`
+  await maintain(base, `create database ${name} template ${options.migrated === false ? 'template0' : 'freshet_template'}`)
+  const url = new URL(base)
+  url.pathname = `/${name}`
+  const pool = new pg.Pool({ connectionString: url.href, max: 40 })
+  pool.on('error', () => undefined)
+  const clients: pg.Client[] = []
+  const database: TestDatabase = {
+    url: url.href,
+    pool,
+    async query<Row extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]) {
+      return (await pool.query<Row>(sql, values as unknown[])).rows
+    },
+    async connect() {
+      const client = new pg.Client({ connectionString: url.href })
+      client.on('error', () => undefined)
+      await client.connect()
+      clients.push(client)
+      return client
+    },
+    async drop() {
+      await Promise.all(clients.map((client) => client.end().catch(() => undefined)))
+      await pool.end()
+      await maintain(base, `drop database if exists ${name} with (force)`)
+    },
+  }
+  afterAll(() => database.drop())
+  return database
+}
+
+async function maintain(url: string, sql: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url })
+  await client.connect()
+  try {
+    await client.query(sql)
+  } finally {
+    await client.end()
+  }
+}

@@ -1,0 +1,31 @@
+import { defineConfig } from 'vitest/config'
+
+// Suites by what they need: nothing; a PostgreSQL of each supported major version; a whole server; a browser.
+const withPostgres = ['test/support/global-postgres.ts']
+const common = { testTimeout: 30_000, hookTimeout: 60_000, pool: 'forks' as const }
+
+function databaseProject(major: number) {
+  return {
+    test: {
+      ...common, name: `database-${major}`, include: ['test/database/**/*.test.ts'], globalSetup: withPostgres,
+      // The launcher chooses its own servers: once is enough.
+      exclude: major === 18 ? [] : ['test/database/embedded.test.ts'],
+      provide: { postgresMajor: major },
+    },
+  }
+}
+
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { ...common, name: 'unit', include: ['test/unit/**/*.test.ts'] } },
+      databaseProject(18),
+      databaseProject(15),
+      databaseProject(14),
+      { test: { ...common, name: 'http', include: ['test/http/**/*.test.ts'], globalSetup: withPostgres, provide: { postgresMajor: 18 } } },
+      { test: { ...common, name: 'browser', include: ['test/browser/**/*.test.ts'], globalSetup: withPostgres, provide: { postgresMajor: 18 } } },
+    ],
+    // Real servers on two cores: files one after another, so that no timing depends on a neighbour.
+    fileParallelism: false,
+  },
+})
