@@ -1,6 +1,13 @@
 -- The log, the versions and the leases. Everything Freshet owns lives in this one schema.
 
-create schema if not exists freshet;
+-- Asked first: "if not exists" would demand the right to create schemas even where an administrator has made this one.
+do $$
+begin
+  if to_regnamespace('freshet') is null then
+    create schema freshet;
+  end if;
+end
+$$;
 
 -- One row: who this log is, and where it begins.
 create table freshet.state (

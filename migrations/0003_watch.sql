@@ -1,7 +1,8 @@
 -- watch, unwatch, configure, uninstall: what a table owner calls.
 --
 -- They run as their caller, who must own the table, because creating a trigger does. Writing Freshet's own tables is left to
--- a few SECURITY DEFINER functions, which ask again who called: the session's user or the role it has SET, never current_user.
+-- a few SECURITY DEFINER functions, which can be called directly and trust nothing they are told: each asks again who
+-- called (the session's user or the role it has SET, never current_user) and checks what it writes.
 
 create function freshet.assert_owner(target regclass) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -11,6 +12,9 @@ begin
   if not exists (select from pg_class where oid = target and pg_has_role(caller, relowner, 'usage')) then
     raise exception 'role % does not own %', quote_ident(caller), target
       using errcode = 'insufficient_privilege', hint = 'Call it as the owner of the table.';
+  elsif not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
+    raise exception 'role % may not watch tables', quote_ident(caller)
+      using errcode = 'insufficient_privilege', hint = format('grant usage on schema freshet to %1$I; grant execute on function freshet.watch, freshet.unwatch to %1$I;', caller);
   end if;
 end
 $$;
@@ -24,7 +28,10 @@ declare
 begin
   select pg_class.*, nspname into relation
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
-  if relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
+  if relation.relkind in ('r', 'p') and relation.relpersistence <> 'p' then
+    raise exception 'cannot watch %: it is % and loses its rows without a trace', target, case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
+      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
+  elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
   elsif relation.relkind not in ('r', 'p') then
@@ -35,18 +42,15 @@ begin
   elsif relation.relispartition then
     raise exception 'cannot watch %: it is a partition', target
       using errcode = 'wrong_object_type', hint = 'Watch the partitioned table it belongs to.';
-  elsif relation.relpersistence <> 'p' then
-    raise exception 'cannot watch %: it is % and loses its rows without a trace', target, case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
-      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
   elsif relation.relkind = 'r' and exists (select from pg_inherits where inhparent = target or inhrelid = target) then
     raise exception 'cannot watch %: a write to an inheritance parent fires no trigger of its children', target
       using errcode = 'wrong_object_type', hint = 'Use declarative partitioning.';
   elsif relation.relrowsecurity then
     raise exception 'cannot watch %: row-level security is enabled on it, and a channel would show every row', target
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
-  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relkind = 'f') then
-    raise exception 'cannot watch %: it has a foreign partition', target
-      using errcode = 'wrong_object_type', hint = 'A foreign table fires no triggers here.';
+  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relkind = 'f' or relpersistence <> 'p') then
+    raise exception 'cannot watch %: it has a foreign or unlogged partition', target
+      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions.';
   end if;
   if not exists (select from pg_index where indrelid = target and indisprimary) then
     raise exception 'cannot watch %: it has no primary key', target
@@ -99,6 +103,11 @@ begin
     raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused.name)
       using errcode = 'reserved_name', hint = 'Rename the column or filter by another one.';
   end if;
+  select attname into refused from pg_attribute where attrelid = target and attname = any (filters) and attgenerated = 'v';
+  if found then
+    raise exception 'cannot filter by %: it is a virtual column, whose old value a trigger is not told', quote_ident(refused.attname)
+      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (…) stored).';
+  end if;
   select attname, format_type(atttypid, atttypmod) as type_name into refused
   from pg_attribute
   join pg_type on pg_type.oid = atttypid
@@ -122,12 +131,14 @@ create function freshet.fingerprint(target regclass) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|',
     (select concat_ws(',', nspname, relname, relkind, relpersistence, relrowsecurity) from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target),
-    (select string_agg(concat_ws(',', attnum, attname, atttypid::oid, atttypmod, attcollation::oid), ';' order by attnum)
+    (select string_agg(concat_ws(',', attnum, attname, atttypid::oid, atttypmod, attcollation::oid, attgenerated), ';' order by attnum)
       from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
-    (select string_agg(concat_ws(',', indexrelid::oid, indkey::text, indimmediate), ';') from pg_index where indrelid = target and indisprimary),
+    (select concat_ws(',', oid, conkey::text, condeferrable) from pg_constraint where conrelid = target and contype = 'p'),
     (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
+    freshet.has_other_writers(target),
     (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
-      from pg_trigger where not tgisinternal and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid))))
+      from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+      where pronamespace = 'freshet'::regnamespace and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid))))
 $$;
 
 -- What is wrong with the triggers of a watched table; null when capture is whole.
@@ -159,30 +170,39 @@ begin
 end
 $$;
 
+-- Replacing a trigger, unlike dropping it, does not wait for readers.
 create function freshet.create_triggers(target regclass, table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   named text := freshet.quoted_name(target);
   member regclass;
 begin
-  perform freshet.drop_triggers(target);
+  execute format('create or replace trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
   if (select relkind from pg_class where oid = target) = 'r' then
-    execute format('create trigger freshet_insert after insert on %s referencing new table as new_rows for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('create trigger freshet_update after update on %s referencing old table as old_rows new table as new_rows for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('create trigger freshet_delete after delete on %s referencing old table as old_rows for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
+      'for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create or replace trigger freshet_update after update on %s referencing old table as old_rows new table as new_rows '
+      'for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create or replace trigger freshet_delete after delete on %s referencing old table as old_rows '
+      'for each statement execute function freshet.capture_%s()', named, table_id);
     -- Logical apply and replica sessions fire only these.
-    execute format('create trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
     execute format('alter table %s enable replica trigger freshet_row', named);
-    execute format('create trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('alter table %s enable always trigger freshet_truncate', named);
+    perform freshet.create_truncate_trigger(target, table_id);
   else
-    execute format('create trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
     for member in select relid from pg_partition_tree(target) loop
       execute format('alter table %s enable always trigger freshet_row', freshet.quoted_name(member));
-      execute format('create trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()', freshet.quoted_name(member), table_id);
-      execute format('alter table %s enable always trigger freshet_truncate', freshet.quoted_name(member));
+      perform freshet.create_truncate_trigger(member, table_id);
     end loop;
   end if;
+end
+$$;
+
+create function freshet.create_truncate_trigger(target regclass, table_id int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  execute format('create or replace trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()',
+    freshet.quoted_name(target), table_id);
+  execute format('alter table %s enable always trigger freshet_truncate', freshet.quoted_name(target));
 end
 $$;
 
@@ -201,60 +221,91 @@ begin
 end
 $$;
 
--- Takes the lock that changing triggers needs without queueing all writers behind itself: short tries, then names who blocks.
-create function freshet.lock_table(target regclass) returns void
+-- Takes a lock without queueing all writers behind itself for long: short tries, then names who blocks.
+create function freshet.lock_table(target regclass, mode text, tries int default 45) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' as $$
-declare
-  blockers text;
 begin
-  for attempt in 1..50 loop
+  for try in 1..tries loop
     begin
-      execute format('lock table %s in access exclusive mode', freshet.quoted_name(target));
+      execute format('lock table %s in %s mode', freshet.quoted_name(target), mode);
       return;
     exception when lock_not_available then
-      select string_agg(format('process %s (%s)', pid, coalesce(nullif(application_name, ''), usename)), ', ') into blockers
-      from (select distinct pid from pg_locks where relation = target and database = (select oid from pg_database where datname = current_database())
-        and granted and pid <> pg_backend_pid()) as holders left join pg_stat_activity using (pid);
+      if try = tries then
+        raise exception 'cannot lock %: it is in use%', target, coalesce(' by ' || freshet.lock_holders(array[target], mode), '')
+          using errcode = 'lock_not_available', hint = 'Wait for that transaction to end, or end it, and call again.';
+      end if;
     end;
     perform pg_sleep(0.05 + random() * 0.05);
   end loop;
-  raise exception 'cannot lock %: %', target, coalesce('it is in use by ' || blockers, 'it is in use')
-    using errcode = 'lock_not_available', hint = 'Wait for that transaction to end, or end it, and call again.';
 end
 $$;
 
--- Writes the definition of one channel and regenerates the table's capture functions. Null: nothing would change.
+create function freshet.lock_holders(targets regclass[], mode text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(distinct case when pid is null then 'a prepared transaction'
+    else format('process %s (%s)', pid, coalesce(nullif(application_name, ''), usename, 'gone meanwhile')) end, ', ')
+  from pg_locks left join pg_stat_activity using (pid)
+  where database = (select oid from pg_database where datname = current_database())
+    and relation in (select relid from unnest(targets) target, pg_partition_tree(target) union all select unnest(targets))
+    and granted and pid is distinct from pg_backend_pid()
+    -- Readers block only the strongest lock.
+    and (lock_holders.mode = 'access exclusive' or pg_locks.mode not in ('AccessShareLock', 'RowShareLock'))
+$$;
+
+-- Writes the definition of one channel, if all is well. Null: nothing would change.
 create function freshet.define_channel(target regclass, channel text, filters text[], columns text[], public boolean) returns int
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-#variable_conflict use_column
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
+#variable_conflict use_variable
 declare
+  wanted_filters text[] := (select coalesce(array_agg(distinct filter order by filter), '{}') from unnest(filters) filter);
+  wanted_columns text[];
+  holder freshet.tables;
   watched freshet.tables;
 begin
   perform freshet.assert_owner(target);
+  if channel !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
+    raise exception '% is not a channel name', quote_literal(channel)
+      using errcode = 'invalid_name', hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+  end if;
   perform freshet.assert_watchable(target);
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
-
-  insert into freshet.tables (relation, name, key_columns, columns, filter_columns)
-  values (target, freshet.quoted_name(target), freshet.key_columns(target), columns, filters)
-  on conflict (relation) do update set name = excluded.name, key_columns = excluded.key_columns
-  returning * into watched;
-
-  if exists (select from freshet.channels where name = channel and table_id = watched.id
-      and channels.columns is not distinct from define_channel.columns
-      and channels.filters = define_channel.filters and channels.public = define_channel.public)
-    and watched.parked is null and watched.fingerprint = freshet.fingerprint(target) then
-    return null;
+  perform freshet.assert_columns(target, wanted_filters, 'filter by');
+  perform freshet.assert_columns(target, columns, 'publish');
+  perform freshet.assert_filters(target, wanted_filters);
+  -- Key columns are always published.
+  if columns is not null then
+    wanted_columns := (select array_agg(distinct wanted order by wanted) from unnest(columns || freshet.key_columns(target)) wanted);
   end if;
 
+  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  select tables.* into holder from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel and relation <> target;
+  if exists (select from pg_class where oid = holder.relation) then
+    raise exception 'channel % is taken by %', quote_literal(channel), holder.relation
+      using errcode = 'duplicate_object', hint = 'Pass channel => ''another_name'', or unwatch the other one first.';
+  elsif holder.relation is not null and freshet.forget_channel(channel) then
+    -- Its table was dropped, perhaps to be made anew.
+    perform freshet.forget_table(holder.relation);
+  end if;
+
+  select tables.* into watched from freshet.tables where relation = target;
+  if watched.parked is null and watched.fingerprint = freshet.fingerprint(target) and exists (
+      select from freshet.channels where channels.name = channel and channels.filters = wanted_filters
+        and channels.columns is not distinct from wanted_columns and channels.public = define_channel.public) then
+    return null;
+  end if;
+  if watched.id is null then
+    insert into freshet.tables (relation, name, key_columns, columns, filter_columns)
+    values (target, freshet.quoted_name(target), freshet.key_columns(target), wanted_columns, wanted_filters)
+    returning * into watched;
+  end if;
   insert into freshet.channels (name, table_id, columns, filters, public)
-  values (channel, watched.id, columns, filters, public)
+  values (channel, watched.id, wanted_columns, wanted_filters, define_channel.public)
   on conflict (name) do update set columns = excluded.columns, filters = excluded.filters, public = excluded.public;
-  return freshet.regenerate(watched.id);
+  return watched.id;
 end
 $$;
 
 -- What the channels of a table need together; then the functions.
-create function freshet.regenerate(table_id int) returns int
+create function freshet.regenerate(table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   watched freshet.tables;
@@ -264,21 +315,33 @@ begin
     key_columns = freshet.key_columns(relation),
     columns = (select case when bool_and(channels.columns is not null) then array_agg(distinct published order by published) end
       from freshet.channels left join unnest(channels.columns) published on true where channels.table_id = tables.id),
-    filter_columns = (select coalesce(array_agg(distinct filter order by filter), '{}') from freshet.channels, unnest(filters) filter where channels.table_id = tables.id)
-  where id = regenerate.table_id
+    filter_columns = (select coalesce(array_agg(distinct filter order by filter), '{}')
+      from freshet.channels, unnest(filters) filter where channels.table_id = tables.id)
+  where id = regenerate.table_id and exists (select from pg_class where oid = relation)
   returning * into watched;
-  perform freshet.generate_capture(watched);
-  return watched.id;
+  if found then
+    perform freshet.generate_capture(watched);
+  end if;
+end
+$$;
+
+-- Under the lock: from here to the end no writer is in flight, and the catalog stands still.
+create function freshet.prepare_capture(target regclass) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform freshet.assert_owner(target);
+  perform freshet.assert_watchable(target);
+  perform freshet.regenerate(id) from freshet.tables where relation = target;
 end
 $$;
 
 -- After the triggers stand: remember the catalog, and let no cursor cross the hole there was.
-create function freshet.seal(target regclass, reason text) returns void
+create function freshet.seal(target regclass) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform freshet.assert_owner(target);
   update freshet.tables set fingerprint = freshet.fingerprint(target), parked = null where relation = target;
-  perform freshet.mark(id, reason) from freshet.tables where relation = target;
+  perform freshet.mark(id, 'watch') from freshet.tables where relation = target;
 end
 $$;
 
@@ -303,40 +366,22 @@ create function freshet.watch(
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   name text := coalesce(channel, (select relname from pg_class where oid = target));
-  wanted_filters text[] := (select coalesce(array_agg(distinct filter order by filter), '{}') from unnest(filters) filter);
-  wanted_columns text[];
   table_id int;
 begin
   if target is null or not exists (select from pg_class where oid = target) then
     raise exception 'no such table' using errcode = 'undefined_table', hint = 'Pass the table as ''schema.name''.';
   end if;
-  if name !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
-    raise exception '% is not a channel name', quote_literal(name)
-      using errcode = 'invalid_name', hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
-  end if;
-  perform freshet.assert_owner(target);
-  perform freshet.assert_watchable(target);
-  perform freshet.assert_columns(target, wanted_filters, 'filter by');
-  perform freshet.assert_columns(target, columns, 'publish');
-  perform freshet.assert_filters(target, wanted_filters);
-  if freshet.channel_table(name) <> target then
-    raise exception 'channel % is taken by %', quote_literal(name), freshet.channel_table(name)
-      using errcode = 'duplicate_object', hint = 'Pass channel => ''another_name'', or unwatch the other one first.';
-  end if;
-  -- Key columns are always published.
-  if columns is not null then
-    wanted_columns := (select array_agg(distinct wanted order by wanted) from unnest(columns || freshet.key_columns(target)) wanted);
-  end if;
-
-  table_id := freshet.define_channel(target, name, wanted_filters, wanted_columns, public);
+  table_id := freshet.define_channel(target, name, filters, columns, coalesce(public, true));
   if table_id is null then
     return name;
   end if;
+  -- Also where only the columns change: what a writer in flight captured the old way must not come after the reset.
+  perform freshet.lock_table(target, 'share row exclusive');
+  perform freshet.prepare_capture(target);
   if freshet.capture_fault(target, table_id) is not null then
-    perform freshet.lock_table(target);
     perform freshet.create_triggers(target, table_id);
   end if;
-  perform freshet.seal(target, 'watch');
+  perform freshet.seal(target);
   return name;
 end
 $$;
@@ -348,7 +393,7 @@ $$;
 
 -- Forgets a channel. True: it was the last one of its table, whose triggers and functions must go.
 create function freshet.forget_channel(channel text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
 declare
   watched freshet.tables;
 begin
@@ -361,8 +406,8 @@ begin
   if not exists (select from freshet.channels where table_id = watched.id) then
     return true;
   end if;
+  -- The fingerprint stays: what has drifted meanwhile is still to be found.
   perform freshet.regenerate(watched.id);
-  update freshet.tables set fingerprint = freshet.fingerprint(relation) where id = watched.id;
   perform freshet.mark(watched.id, 'unwatch');
   return false;
 end
@@ -388,14 +433,13 @@ create function freshet.unwatch(channel text) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   target regclass := freshet.channel_table(channel);
-  target_exists boolean := exists (select from pg_class where oid = target);
 begin
   if target is null then
     return false;
   end if;
   if freshet.forget_channel(channel) then
-    if target_exists then
-      perform freshet.lock_table(target);
+    if exists (select from pg_class where oid = target) then
+      perform freshet.lock_table(target, 'access exclusive');
       perform freshet.drop_triggers(target);
     end if;
     perform freshet.forget_table(target);
@@ -405,7 +449,7 @@ end
 $$;
 
 create function freshet.configure(name text, value text) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
 begin
   if configure.name is distinct from 'wake' then
     raise exception '% is not a setting', coalesce(quote_literal(configure.name), 'null') using errcode = 'invalid_parameter_value', hint = 'The settings: wake.';
@@ -413,28 +457,35 @@ begin
     raise exception 'wake cannot be %', coalesce(quote_literal(value), 'null')
       using errcode = 'invalid_parameter_value', hint = 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).';
   end if;
+  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
   update freshet.settings set value = configure.value where settings.name = configure.name;
-  -- In poll mode the lease never runs out: no writer notifies. It is set first, so that no notifying writer outlives the change.
-  perform setval('freshet.awake_until', case value when 'poll' then 9223372036854775807 else 1 end);
+  perform freshet.regenerate(id) from freshet.tables;
 end
 $$;
 
--- Removes every trigger, then the schema with all that is in it.
+-- Removes the schema with all that is in it, and with its functions every trigger. Short tries, as in lock_table.
 create function freshet.uninstall() returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' set client_min_messages = warning as $$
 declare
-  target regclass;
+  watched regclass[] := (select array_agg(relation) from freshet.tables);
 begin
   if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
       and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'migrations')) then
     raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
       hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
   end if;
-  for target in select relation from freshet.tables join pg_class on pg_class.oid = relation loop
-    perform freshet.lock_table(target);
-    perform freshet.drop_triggers(target);
+  for try in 1..45 loop
+    begin
+      drop schema freshet cascade;
+      return;
+    exception when lock_not_available then
+      if try = 45 then
+        raise exception 'cannot uninstall: a watched table is in use%', coalesce(' by ' || freshet.lock_holders(watched, 'access exclusive'), '')
+          using errcode = 'lock_not_available', hint = 'Wait for that transaction to end, or end it, and call again.';
+      end if;
+    end;
+    perform pg_sleep(0.05 + random() * 0.05);
   end loop;
-  drop schema freshet cascade;
 end
 $$;
 
@@ -444,27 +495,55 @@ create function freshet.detect_drift() returns table (table_name text, outcome t
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   watched freshet.tables;
+  found_now text;
   fault text;
 begin
+  -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time.
+  if not pg_try_advisory_xact_lock(hashtextextended('freshet.watch', 0)) then
+    return;
+  end if;
   for watched in select * from freshet.tables order by id loop
-    if not exists (select from pg_class where oid = watched.relation) then
-      fault := 'the table was dropped';
-    elsif watched.fingerprint = freshet.fingerprint(watched.relation) and watched.parked is null then
+    table_name := watched.name;
+    begin
+      perform freshet.adopt_partitions(watched);
+    exception when lock_not_available then
+      outcome := 'postponed: ' || sqlerrm;
+      return next;
       continue;
-    else
-      fault := freshet.table_fault(watched);
-    end if;
-
-    if fault is null then
+    end;
+    -- Before the functions are generated: what changes in between is found next time.
+    found_now := freshet.fingerprint(watched.relation);
+    fault := freshet.table_fault(watched);
+    if fault is null and (watched.parked is not null or watched.fingerprint <> found_now) then
       perform freshet.regenerate(watched.id);
-      update freshet.tables set fingerprint = freshet.fingerprint(relation), parked = null where id = watched.id;
+      update freshet.tables set fingerprint = found_now, parked = null where id = watched.id;
       perform freshet.mark(watched.id, 'drift');
-      table_name := watched.name; outcome := 'reset'; return next;
+      outcome := 'reset';
+      return next;
     elsif fault is distinct from watched.parked then
       update freshet.tables set parked = fault where id = watched.id;
       perform freshet.mark(watched.id, 'parked');
-      table_name := watched.name; outcome := 'parked: ' || fault; return next;
+      outcome := 'parked: ' || fault;
+      return next;
     end if;
+  end loop;
+end
+$$;
+
+-- A partition attached later has its row triggers (PostgreSQL clones them), but not the one for TRUNCATE.
+-- Where this schema's owner may not create it, capture_fault names it.
+create function freshet.adopt_partitions(watched freshet.tables) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  member regclass;
+begin
+  for member in
+    select relid from pg_partition_tree(watched.relation) join pg_class on pg_class.oid = relid
+    where level > 0 and relkind in ('r', 'p') and pg_has_role(relowner, 'usage')
+      and not exists (select from pg_trigger where tgrelid = relid and tgname = 'freshet_truncate')
+  loop
+    perform freshet.lock_table(member, 'share row exclusive', 1);
+    perform freshet.create_truncate_trigger(member, watched.id);
   end loop;
 end
 $$;
@@ -475,6 +554,9 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   missing text;
 begin
+  if not exists (select from pg_class where oid = watched.relation) then
+    return 'the table was dropped';
+  end if;
   begin
     perform freshet.assert_watchable(watched.relation);
     perform freshet.assert_filters(watched.relation, watched.filter_columns);
@@ -495,4 +577,4 @@ $$;
 -- `grant usage on schema freshet` and `grant execute on function freshet.watch, freshet.unwatch` let a table owner who does not own
 -- this schema watch their tables. The other functions either run with the caller's rights or ask for the owner themselves.
 revoke execute on function freshet.watch(regclass, text, text[], text[], boolean), freshet.unwatch(text),
-  freshet.configure(text, text), freshet.uninstall() from public;
+  freshet.configure(text, text), freshet.uninstall(), freshet.detect_drift() from public;

@@ -15,6 +15,7 @@ import { Housekeeper } from './clock/housekeeper.ts'
 import { DatabaseSource } from './clock/source.ts'
 import type { Config } from './config.ts'
 import type { LoggedVersion } from './contract/change.ts'
+import { explainDatabase } from './database/explain.ts'
 import { Listener } from './database/listener.ts'
 import { migrate } from './database/migrate.ts'
 import { createPool, type Pool } from './database/pool.ts'
@@ -128,21 +129,6 @@ async function prepareDatabase(pool: Pool, config: Config, log: Logger): Promise
     await logSize(pool)
   } catch (error) {
     throw explainDatabase(error)
-  }
-}
-
-function explainDatabase(error: unknown): unknown {
-  if (error instanceof StartupError || !(error instanceof Error)) return error
-  const code = 'code' in error ? String(error.code) : ''
-  const because = (reason: string, cure: string): StartupError => new StartupError(reason, cure, { cause: error })
-  switch (code) {
-    case 'ECONNREFUSED': return because('nothing listens at the address in DATABASE_URL', 'start PostgreSQL there or correct DATABASE_URL')
-    case 'ENOTFOUND': case 'EAI_AGAIN': return because('the host in DATABASE_URL cannot be found', 'correct DATABASE_URL')
-    case '28P01': case '28000': return because(`PostgreSQL refuses the login (${error.message})`, 'correct user and password in DATABASE_URL')
-    case '3D000': return because(`${error.message}`, 'create it or correct DATABASE_URL')
-    case '42501': return because(`this role lacks a privilege (${error.message})`, 'run "freshet check" for the grants it needs')
-    case '3F000': case '42P01': return because('the schema freshet is not in this database', 'start with MIGRATE=1, or run "freshet migrate"')
-    default: return because(`the database cannot be used (${error.message})`, 'run "freshet check" for what is wrong')
   }
 }
 

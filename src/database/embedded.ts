@@ -6,7 +6,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { realpath, rename, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -73,6 +73,23 @@ export async function startEmbedded(options: EmbeddedOptions): Promise<EmbeddedS
     if (cause instanceof EmbeddedError) throw cause
     throw new EmbeddedError(`PostgreSQL could not be started in ${options.directory}: ${String(cause)}. `
       + 'Set STATE_DIR to a directory that this user may write, or DATABASE_URL to a PostgreSQL of your own.', { cause })
+  }
+}
+
+/**
+ * The URL of `database` on the server that runs in `directory`, whoever started it; null where none runs. Starts and
+ * changes nothing. Throws EmbeddedError when the directory is closed to this user.
+ */
+export async function findRunningEmbedded(directory: string, database = 'freshet'): Promise<string | null> {
+  try {
+    const real = await realpath(directory)
+    if ((await readLock(join(real, 'data'))).kind !== 'running') return null
+    const [port, password] = await Promise.all(['port', 'password'].map((name) => readIfExists(join(real, name))))
+    return port === undefined || password === undefined ? null : urlOf({ port: Number(port), password }, database)
+  } catch (cause) {
+    if (errorCode(cause) === 'ENOENT') return null
+    throw new EmbeddedError(`The embedded PostgreSQL in ${directory} cannot be looked up: ${String(cause)}. `
+      + 'Run this as the user that started it, or set DATABASE_URL.', { cause })
   }
 }
 

@@ -47,14 +47,14 @@ export function connectionSettings(url: string, role: ConnectionRole): pg.Client
 }
 
 export function createPool({ url, max, onError }: PoolOptions): Pool {
-  const pool = new pg.Pool({ ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000 })
-  // Without a handler an idle connection that drops ends the process.
-  pool.on('error', onError)
-  pool.on('connect', (client) => {
-    client.on('error', onError)
-    // Queued before whatever the pool's user asks; a failure shows in that query.
-    client.query(`${PINS}; set statement_timeout = '60s'`).catch(onError)
+  const pool = new pg.Pool({
+    ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000,
+    // Awaited before anybody gets the client: nobody reads through another's settings.
+    onConnect: async (client) => { await client.query(`${PINS}; set statement_timeout = '60s'`) },
   })
+  // Without handlers a connection that drops, idle or lent, ends the process.
+  pool.on('error', onError)
+  pool.on('connect', (client) => client.on('error', onError))
   return pool
 }
 

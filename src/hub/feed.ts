@@ -54,8 +54,9 @@ export class Feed {
   deliver(from: number, delta: Delta): void {
     const group = this.groups.get(from)
     if (group === undefined) return
-    this.groups.delete(from)
+    // The group stays in its place meanwhile: a follower that leaves as it is told must not find the feed empty.
     for (const follower of group) if (!follower.deliver(delta)) group.delete(follower)
+    this.groups.delete(from)
     if (group.size === 0) return
     const there = this.groups.get(delta.version)
     if (there === undefined) this.groups.set(delta.version, group)

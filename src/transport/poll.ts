@@ -2,7 +2,6 @@
  * The poll: what changed since the client's version, with the moment to ask again. Promise: 304 is the truth; every answer, also
  * a 304, bears the advice; an answer to a URL without `since` is nobody else's.
  */
-import { once } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Window } from '../contract/change.ts'
 import { parsePoll, type PollRequest } from '../contract/request.ts'
@@ -197,7 +196,17 @@ async function writeStreamed(response: ServerResponse, head: string, parts: Asyn
     if (changes.length === 0) continue
     if (!isFirst) response.write(',')
     isFirst = false
-    if (!response.write(changes)) await Promise.race([once(response, 'drain'), once(response, 'close')])
+    if (!response.write(changes)) await drainedOrClosed(response)
   }
   response.end(tail)
+}
+
+function drainedOrClosed(response: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const settle = (): void => {
+      response.off('drain', settle).off('close', settle)
+      resolve()
+    }
+    response.on('drain', settle).on('close', settle)
+  })
 }

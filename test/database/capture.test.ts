@@ -1,0 +1,255 @@
+import { describe, expect, it } from 'vitest'
+import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
+import { captured, expectReplayEqualsTable, linesOf } from '../support/replay.ts'
+
+describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
+  if (!hasPostgres) return
+  const database = await createDatabase()
+  const { query } = database
+  let tables = 0
+
+  /** A watched table of its own for each test: (id int primary key, v text), or as told. */
+  async function watchedTable(columns = 'id int primary key, v text', filters = '{}', rest = ''): Promise<string> {
+    tables += 1
+    const name = `public.t${tables}`
+    await query(`create table ${name} (${columns}) ${rest}`)
+    await query('select freshet.watch($1::regclass, filters => $2)', [name, filters])
+    return name
+  }
+
+  async function client() {
+    const connection = await database.connect()
+    return (sql: string) => connection.query(sql)
+  }
+
+  it('writes one line for each row that a statement inserts, updates or deletes', async () => {
+    const t = await watchedTable()
+    expect(await captured(database, t, `insert into ${t} values (1, 'a'), (2, null)`)).toEqual([
+      '{"id":1} → {"id":1,"v":"a"}', '{"id":2} → {"id":2,"v":null}'])
+    expect(await captured(database, t, `update ${t} set v = 'b' where id = 1`)).toEqual(['{"id":1} → {"id":1,"v":"b"}'])
+    expect(await captured(database, t, `delete from ${t} where id = 2`)).toEqual(['{"id":2} → gone'])
+    expect(await captured(database, t, `update ${t} set v = 'c' where false`)).toEqual([])
+  })
+
+  it('captures both halves of an upsert', async () => {
+    const t = await watchedTable()
+    await query(`insert into ${t} values (1, 'a')`)
+    const lines = await captured(database, t, `insert into ${t} values (1, 'x'), (2, 'y') on conflict (id) do update set v = excluded.v || '!'`)
+    expect([...lines].sort()).toEqual(['{"id":1} → {"id":1,"v":"x!"}', '{"id":2} → {"id":2,"v":"y"}'])
+    expect(await captured(database, t, `insert into ${t} values (1, 'z') on conflict do nothing`)).toEqual([])
+  })
+
+  it.skipIf(postgresMajor < 15)('captures all three actions of MERGE', async () => {
+    const t = await watchedTable()
+    await query(`insert into ${t} values (1, 'a'), (2, 'b')`)
+    await query(`merge into ${t} t using (values (1, 'x'), (2, null), (3, 'z')) s (id, v) on s.id = t.id
+      when matched and s.v is null then delete when matched then update set v = s.v when not matched then insert values (s.id, s.v)`)
+    await expectReplayEqualsTable(database, t)
+    expect(await linesOf(database, t)).toHaveLength(5)
+  })
+
+  it('captures COPY', async () => {
+    const t = await watchedTable()
+    await query(`copy ${t} from program 'printf "1\\ta\\n2\\tb\\n"'`)
+    expect((await linesOf(database, t)).map(({ key }) => key)).toEqual(['{"id":1}', '{"id":2}'])
+  })
+
+  it('captures what foreign keys cascade', async () => {
+    const parent = await watchedTable()
+    const child = await watchedTable(`id int primary key, parent int references ${parent} on delete cascade on update cascade`)
+    await query(`insert into ${parent} values (1, 'a'), (2, 'b')`)
+    await query(`insert into ${child} values (10, 1), (11, 1), (12, 2)`)
+    expect(await captured(database, child, `delete from ${parent} where id = 1`)).toEqual(['{"id":10} → gone', '{"id":11} → gone'])
+    expect(await captured(database, child, `update ${parent} set id = 3`)).toEqual(['{"id":12} → {"id":12,"parent":3}'])
+  })
+
+  it('tells a changed key as a delete and an upsert, and never deletes what a shift has just written', async () => {
+    const t = await watchedTable('id int primary key, v text', '{v}')
+    await query(`insert into ${t} select i, 'v' || i from generate_series(3, 1, -1) i`)
+    expect([...await captured(database, t, `update ${t} set id = id + 1`)].sort()).toEqual([
+      '{"id":1} → gone (was {"v":"v1"})', '{"id":2} → {"id":2,"v":"v1"} (was {"v":"v2"})',
+      '{"id":3} → {"id":3,"v":"v2"} (was {"v":"v3"})', '{"id":4} → {"id":4,"v":"v3"}'])
+    await expectReplayEqualsTable(database, t)
+  })
+
+  it('tells keys that are equal but written differently apart', async () => {
+    const t = await watchedTable('id numeric primary key, v text')
+    await query(`insert into ${t} values (1.0, 'a')`)
+    expect([...await captured(database, t, `update ${t} set id = 1.00`)].sort()).toEqual(['{"id":1.0} → gone', '{"id":1.00} → {"id":1.00,"v":"a"}'])
+    await expectReplayEqualsTable(database, t)
+  })
+
+  it('captures moves between partitions and writes straight to a partition', async () => {
+    const t = await watchedTable('id int, area int, v text, primary key (id, area)', '{area}', 'partition by list (area)')
+    await query(`create table ${t}_1 partition of ${t} for values in (1)`)
+    // Its columns in another order.
+    await query(`create table ${t}_2 (v text, area int not null, id int not null)`)
+    await query(`alter table ${t} attach partition ${t}_2 for values in (2)`)
+    expect(await captured(database, t, `insert into ${t} values (1, 1, 'a')`)).toEqual(['{"id":1,"area":1} → {"id":1,"area":1,"v":"a"}'])
+    expect([...await captured(database, t, `update ${t} set area = 2`)].sort()).toEqual([
+      '{"id":1,"area":1} → gone (was {"area":1})', '{"id":1,"area":2} → {"id":1,"area":2,"v":"a"}'])
+    expect(await captured(database, t, `update ${t}_2 set v = 'b'`)).toEqual(['{"id":1,"area":2} → {"id":1,"area":2,"v":"b"} (was {"area":2})'])
+    expect(await captured(database, t, `insert into ${t}_1 (id, area) values (5, 1)`)).toEqual(['{"id":5,"area":1} → {"id":5,"area":1,"v":null}'])
+    expect([...await captured(database, t, `update ${t}_1 set id = 6`)].sort()).toEqual([
+      '{"id":5,"area":1} → gone (was {"area":1})', '{"id":6,"area":1} → {"id":6,"area":1,"v":null}'])
+    await expectReplayEqualsTable(database, t)
+  })
+
+  it('locks only the partitions that are written, however many there are', async () => {
+    const t = await watchedTable('id int primary key, v text', '{}', 'partition by range (id)')
+    await query(`do $$ begin for i in 0..99 loop execute format('create table ${t}_%s partition of ${t} for values from (%s) to (%s)', i, i * 10, i * 10 + 10); end loop; end $$`)
+    const run = await client()
+    await run('begin')
+    for (let id = 0; id < 8; id += 1) await run(`insert into ${t} values (${id}, 'a')`)
+    await run(`update ${t} set v = 'b' where id = 3`)
+    const { rows } = await run(`select count(distinct relation)::int as locked from pg_locks join pg_class on pg_class.oid = relation
+      where pid = pg_backend_pid() and relkind = 'r' and relname ~ '_\\d+$' and relnamespace = 'public'::regnamespace`)
+    await run('commit')
+    expect(rows).toEqual([{ locked: 1 }])
+  })
+
+  it('writes a reset line for TRUNCATE, of a table, by cascade and of a single partition', async () => {
+    const t = await watchedTable()
+    const child = await watchedTable(`id int primary key, parent int references ${t}`)
+    const parts = await watchedTable('id int primary key, v text', '{}', 'partition by list (id)')
+    await query(`create table ${parts}_1 partition of ${parts} for values in (1)`)
+    await query(`select freshet.watch('${parts}')`)
+    expect(await captured(database, child, async () => {
+      expect(await captured(database, t, `truncate ${t} cascade`)).toEqual(['truncate'])
+    })).toEqual(['truncate'])
+    expect(await captured(database, parts, `truncate ${parts}_1`)).toEqual(['truncate'])
+  })
+
+  it('captures replica-role sessions once', async () => {
+    const plain = await watchedTable()
+    const parts = await watchedTable('id int primary key, v text', '{v}', 'partition by list (id)')
+    await query(`create table ${parts}_1 partition of ${parts} for values in (1, 2)`)
+    const run = await client()
+    await run('set session_replication_role = replica')
+    for (const t of [plain, parts]) {
+      expect(await captured(database, t, async () => {
+        await run(`insert into ${t} values (1, 'a')`)
+        await run(`update ${t} set id = 2`)
+        await run(`delete from ${t}`)
+        await run(`truncate ${t}`)
+      })).toHaveLength(5)
+    }
+  })
+
+  it('captures a logical replication subscriber: first copy, changes and TRUNCATE, each once', async () => {
+    const publisher = await createDatabase({ migrated: false })
+    const t = await watchedTable()
+    const create = `create table ${t} (id int primary key, v text)`
+    await publisher.query(create)
+    await publisher.query(`insert into ${t} values (1, 'copied')`)
+    await publisher.query(`create publication p for table ${t}`)
+    // In one cluster create subscription would wait for its own transaction: the slot is made by hand.
+    const slot = `slot_${Date.now()}`
+    await publisher.query(`select pg_create_logical_replication_slot('${slot}', 'pgoutput')`)
+    const { username, password, port, pathname } = new URL(publisher.url)
+    await query(`create subscription s connection 'host=127.0.0.1 port=${port} user=${username} password=${password} dbname=${pathname.slice(1)}'
+      publication p with (create_slot = false, slot_name = '${slot}')`)
+    try {
+      const until = async (count: number) => expect.poll(async () => (await linesOf(database, t)).length, { timeout: 20_000, interval: 50 }).toBe(count)
+      await until(1)
+      await publisher.query(`insert into ${t} values (2, 'b'), (3, 'c')`)
+      await publisher.query(`update ${t} set id = 4, v = 'moved' where id = 3`)
+      await publisher.query(`delete from ${t} where id = 1`)
+      await until(6)
+      await expectReplayEqualsTable(database, t)
+      await publisher.query(`truncate ${t}`)
+      await until(7)
+      await expectReplayEqualsTable(database, t)
+    } finally {
+      await query('alter subscription s disable')
+      await query('alter subscription s set (slot_name = none)')
+      await query('drop subscription s')
+      await expect.poll(() => publisher.query(`select from pg_replication_slots where slot_name = '${slot}' and not active`), { timeout: 10_000 }).toHaveLength(1)
+      await publisher.query(`select pg_drop_replication_slot('${slot}')`)
+    }
+  })
+
+  it('leaves no trace of what is rolled back, savepoints included', async () => {
+    const t = await watchedTable()
+    expect(await captured(database, t, async () => {
+      const run = await client()
+      await run(`begin; insert into ${t} values (1, 'a'); savepoint s; insert into ${t} values (2, 'b'); rollback to s`)
+      await run(`insert into ${t} values (3, 'c'); commit`)
+      await run(`begin; delete from ${t}; rollback`)
+    })).toEqual(['{"id":1} → {"id":1,"v":"a"}', '{"id":3} → {"id":3,"v":"c"}'])
+  })
+
+  it.each(['repeatable read', 'serializable'])('captures %s writers', async (level) => {
+    const t = await watchedTable()
+    const [one, other] = [await client(), await client()]
+    for (const run of [one, other]) await run(`begin isolation level ${level}; select 1`)
+    await one(`insert into ${t} values (1, 'a')`)
+    await other(`insert into ${t} values (2, 'b')`)
+    await one(`update ${t} set v = 'a2' where id = 1; update ${t} set id = 3 where id = 1`)
+    // Inserts that touch nothing of each other must not begin to conflict because of the trigger.
+    await one('commit')
+    await other('commit')
+    await expectReplayEqualsTable(database, t)
+  })
+
+  describe.each(['read committed', 'serializable'])('the last line of a key is the table, where a row is written twice in one %s statement', (level) => {
+    it('by a trigger of the host after the row or after the statement', async () => {
+      for (const timing of ['for each row', 'for each statement']) {
+        const t = await watchedTable('id int primary key, v int, n int default 0')
+        await query(`create function public.rewrite_${tables}() returns trigger language plpgsql as
+          $$ begin if pg_trigger_depth() = 1 then update ${t} set n = n + 1; end if; return null; end $$`)
+        await query(`create trigger a_rewrite after insert or update on ${t} ${timing} execute function public.rewrite_${tables}()`)
+        await query(`select freshet.detect_drift()`)
+        const run = await client()
+        await run(`begin isolation level ${level}; insert into ${t} values (1, 1), (2, 2); update ${t} set v = v + 1; commit`)
+        await expectReplayEqualsTable(database, t)
+      }
+    })
+
+    it('by a cascade of a foreign key to itself', async () => {
+      const t = await watchedTable('id int primary key, parent int')
+      await query(`alter table ${t} add foreign key (parent) references ${t} on update cascade`)
+      await query(`select freshet.detect_drift()`)
+      await query(`insert into ${t} values (1, null), (2, 1), (3, 2)`)
+      const run = await client()
+      await run(`begin isolation level ${level}; update ${t} set id = id + 10; commit`)
+      await expectReplayEqualsTable(database, t)
+    })
+
+    it('by a writable CTE', async () => {
+      const t = await watchedTable()
+      await query(`insert into ${t} values (1, 'a'), (2, 'b')`)
+      const run = await client()
+      await run(`begin isolation level ${level}`)
+      await run(`with gone as (delete from ${t} where id = 1 returning id) insert into ${t} select id, 'again' from gone`)
+      await run(`with old as (update ${t} set v = v || '1' returning *) insert into ${t} select id + 10, v from old`)
+      await run('commit')
+      await expectReplayEqualsTable(database, t)
+    })
+  })
+
+  it('the last line of a key is the table, where a volatile function writes the same rows', async () => {
+    const t = await watchedTable()
+    await query(`insert into ${t} select i, 'a' from generate_series(1, 3) i`)
+    await query(`create function public.meddle(mine int) returns text language plpgsql as
+      $$ begin update ${t} set v = v || 'm' where id < mine; return 'set'; end $$`)
+    await query(`update ${t} set v = public.meddle(id)`)
+    await query(`insert into ${t} select i, public.meddle(i) from generate_series(10, 12) i`)
+    await expectReplayEqualsTable(database, t)
+  })
+
+  it('writers over two watched tables in opposite order do not deadlock where they would not without capture', async () => {
+    const [a, b] = [await watchedTable(), await watchedTable()]
+    await Promise.all(Array.from({ length: 8 }, async (_, writer) => {
+      const run = await client()
+      const order = writer % 2 === 0 ? [a, b] : [b, a]
+      for (let round = 0; round < 10; round += 1) {
+        const id = writer * 100 + round
+        await run(`begin; insert into ${order[0] ?? ''} values (${id}, 'x'); insert into ${order[1] ?? ''} values (${id}, 'x');
+          update ${order[0] ?? ''} set v = 'y' where id = ${id}; delete from ${order[1] ?? ''} where id = ${id} - 1; commit`)
+      }
+    }))
+    await expectReplayEqualsTable(database, a)
+    await expectReplayEqualsTable(database, b)
+  })
+})
