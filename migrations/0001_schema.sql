@@ -20,9 +20,11 @@ create table freshet.state (
   floor bigint not null default 0,
   -- `freshet.touched` is complete up to this version.
   touched_at bigint not null default 0,
-  -- When the log last turned to its other table, and the transaction id that every writer of the table it left is below.
+  -- When the log last turned to its other table, a transaction id that every writer of the table it left is below, and the
+  -- newest version then.
   turned_at timestamptz not null default clock_timestamp(),
-  turn_fence xid8
+  turn_fence xid8,
+  turned_version bigint not null default 0
 );
 insert into freshet.state default values;
 

@@ -2,7 +2,8 @@
 --
 -- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now, not the
 -- transition row: a host's own trigger or function may have written the same row again. A transition row is
--- used only in SERIALIZABLE, where reading the table would add conflicts, and only when nobody else could have written.
+-- used only in SERIALIZABLE, where reading the table would add conflicts, and only when nobody else could have written
+-- (but for a volatile function inside the statement: there the log may end with the older row until its next write).
 --
 -- Columns are named statically, for speed; the guard compares the names with the catalog first, outside MVCC, so that
 -- a renamed column, a dropped key or a revoked privilege writes one reset line and never fails the host's statement.
@@ -47,15 +48,14 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   order by pg_attribute.attnum
 $$;
 
--- An expression for the captured part of a row. `alias.*` names the row even where a column is called like the alias;
--- plpgsql's OLD and NEW are records themselves.
+-- An expression for the captured part of a row. `alias.*` names the row even where a column is called like the alias.
+-- In NEW the columns are in the order of the partition, so there they are listed.
 create function freshet.rendered_row(watched freshet.tables, alias text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
-    when watched.columns is not null then (
+    when watched.columns is not null or alias = 'new' then (
       select format('(select row_to_json(part.*)::text from (select %s) as part)', string_agg(format('%s.%I', alias, name), ', ' order by attnum))
       from freshet.captured_columns(watched))
-    when alias in ('new', 'old') then format('row_to_json(%s)::text', alias)
     else format('row_to_json(%s.*)::text', alias)
   end
 $$;
@@ -85,7 +85,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select case operation
     when 'INSERT' then freshet.touched_side(watched, 'STATEMENT', 'new', given)
     when 'DELETE' then freshet.touched_side(watched, 'STATEMENT', 'old', given)
-    else format('select %s, coalesce(after.key, before.key) as key, after.given_row, before.old_filters from (%s) as after full join (%s) as before on after.key = before.key',
+    else format('select %s, coalesce(after.key, before.key) as key, after.given_row, before.old_filters '
+        'from (%s) as after full join (%s) as before on after.key = before.key',
       (select string_agg(format('coalesce(after.key_%1$s, before.key_%1$s) as key_%1$s', position), ', ')
         from generate_series(1, cardinality(watched.key_columns)) position),
       freshet.touched_side(watched, 'STATEMENT', 'new', given), freshet.touched_side(watched, 'STATEMENT', 'old', given))
@@ -115,6 +116,18 @@ $statement$, line);
 end
 $$;
 
+-- A line about a whole table: its clients start anew, for this reason.
+create function freshet.insert_reset(table_id int, reason text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if pg_sequence_last_value('freshet.slot') = 0 then
+    insert into freshet.changes_0 (table_id, new_row) values (insert_reset.table_id, reason);
+  else
+    insert into freshet.changes_1 (table_id, new_row) values (insert_reset.table_id, reason);
+  end if;
+end
+$$;
+
 -- Whether a row may be written again before the statement that wrote it is captured: by a host's trigger or by a foreign
 -- key's action. (Nor has a transition row its virtual columns.)
 create function freshet.has_other_writers(target regclass) returns boolean
@@ -123,7 +136,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
       where tgrelid in (select relid from pg_partition_tree(target) union all select target)
         and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
-    or exists (select from pg_constraint where conrelid = target and contype = 'f' and (confupdtype not in ('a', 'r') or confdeltype not in ('a', 'r')))
+    or exists (
+      select from pg_constraint
+      where conrelid = target and contype = 'f' and not (confupdtype in ('a', 'r') and confdeltype in ('a', 'r')))
     or exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
 $$;
 
@@ -200,9 +215,9 @@ begin
     return null;
   end if;
   if tg_op = 'TRUNCATE' then
-    insert into freshet.changes (table_id, new_row) values (%1$s, 'truncate');
+    perform freshet.insert_reset(%1$s, 'truncate');
   elsif (%2$s) is not true then
-    insert into freshet.changes (table_id, new_row) values (%1$s, 'drift');
+    perform freshet.insert_reset(%1$s, 'drift');
   else
 %3$s  end if;%4$s
   return null;
@@ -211,20 +226,6 @@ $body$, watched.id, freshet.capture_guard(watched), lines, bell);
 end
 $$;
 
--- Rare lines (resets) are written through the view, into whichever table is in use.
-create function freshet.insert_change() returns trigger
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  if pg_sequence_last_value('freshet.slot') = 0 then
-    insert into freshet.changes_0 (table_id, key, new_row, old_filters) values (new.table_id, new.key, new.new_row, new.old_filters);
-  else
-    insert into freshet.changes_1 (table_id, key, new_row, old_filters) values (new.table_id, new.key, new.new_row, new.old_filters);
-  end if;
-  return new;
-end
-$$;
-create trigger insert_change instead of insert on freshet.changes for each row execute function freshet.insert_change();
-
 -- (Re)generates the trigger functions of a table: capture_<id> for statements, capture_row_<id> for rows
 -- (partitioned tables, and logical apply, which fires no statement trigger).
 create function freshet.generate_capture(watched freshet.tables) returns void
@@ -232,6 +233,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   level text;
   name text;
+  has_many_partitions boolean := (select count(*) > 16 from pg_partition_tree(watched.relation));
 begin
   foreach level in array array['STATEMENT', 'ROW'] loop
     name := format('freshet.capture_%s%s', case level when 'ROW' then 'row_' else '' end, watched.id);
@@ -240,8 +242,10 @@ begin
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
       'set search_path = pg_catalog, pg_temp set row_security = off set enable_seqscan = off set jit = off '
       'set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = iso_8601 set extra_float_digits = 1 '
-      'set bytea_output = ''hex'' set lc_monetary = ''C'' as %L',
-      name, freshet.capture_body(watched, level));
+      'set bytea_output = ''hex'' set lc_monetary = ''C'' %s as %L',
+      -- A generic plan locks every partition for every row; with a few it is still the cheaper one.
+      name, case when level = 'ROW' and has_many_partitions then 'set plan_cache_mode = force_custom_plan' else '' end,
+      freshet.capture_body(watched, level));
     execute format('revoke all on function %s() from public', name);
     -- Creating the trigger needs it; calling a trigger function is impossible.
     execute format('grant execute on function %s() to %I', name,

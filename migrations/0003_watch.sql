@@ -14,7 +14,8 @@ begin
       using errcode = 'insufficient_privilege', hint = 'Call it as the owner of the table.';
   elsif not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
     raise exception 'role % may not watch tables', quote_ident(caller)
-      using errcode = 'insufficient_privilege', hint = format('grant usage on schema freshet to %1$I; grant execute on function freshet.watch, freshet.unwatch to %1$I;', caller);
+      using errcode = 'insufficient_privilege',
+        hint = format('grant usage on schema freshet to %1$I; grant execute on function freshet.watch, freshet.unwatch to %1$I;', caller);
   end if;
 end
 $$;
@@ -29,15 +30,16 @@ begin
   select pg_class.*, nspname into relation
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
   if relation.relkind in ('r', 'p') and relation.relpersistence <> 'p' then
-    raise exception 'cannot watch %: it is % and loses its rows without a trace', target, case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
+    raise exception 'cannot watch %: it is % and loses its rows without a trace', target,
+      case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
       using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
   elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
   elsif relation.relkind not in ('r', 'p') then
-    raise exception 'cannot watch %: it is a %, and only tables can be watched', target,
-      case relation.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
-        when 'S' then 'sequence' when 'i' then 'index' when 'I' then 'index' when 'c' then 'composite type' else 'relation of another kind' end
+    raise exception 'cannot watch %: it is %, and only tables can be watched', target,
+      case relation.relkind when 'v' then 'a view' when 'm' then 'a materialized view' when 'f' then 'a foreign table'
+        when 'S' then 'a sequence' when 'i' then 'an index' when 'I' then 'an index' when 'c' then 'a type' else 'something else' end
       using errcode = 'wrong_object_type', hint = 'Watch the tables it reads from.';
   elsif relation.relispartition then
     raise exception 'cannot watch %: it is a partition', target
@@ -48,9 +50,9 @@ begin
   elsif relation.relrowsecurity then
     raise exception 'cannot watch %: row-level security is enabled on it, and a channel would show every row', target
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
-  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relkind = 'f' or relpersistence <> 'p') then
-    raise exception 'cannot watch %: it has a foreign or unlogged partition', target
-      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions.';
+  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relpersistence <> 'p') then
+    raise exception 'cannot watch %: it has an unlogged partition, which loses its rows without a trace', target
+      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table … set logged).';
   end if;
   if not exists (select from pg_index where indrelid = target and indisprimary) then
     raise exception 'cannot watch %: it has no primary key', target
@@ -85,13 +87,14 @@ begin
     if wanted is null or not exists (select from pg_attribute where attrelid = target and attname = wanted and attnum > 0 and not attisdropped) then
       raise exception 'cannot watch %: it has no column % to %', target, coalesce(quote_ident(wanted), 'null'), purpose
         using errcode = 'undefined_column', hint = format('Its columns: %s.', (
-          select string_agg(quote_ident(attname), ', ' order by attnum) from pg_attribute where attrelid = target and attnum > 0 and not attisdropped));
+          select string_agg(quote_ident(attname), ', ' order by attnum)
+          from pg_attribute where attrelid = target and attnum > 0 and not attisdropped));
     end if;
   end loop;
 end
 $$;
 
--- A filter is compared by its rendered text on every node, so its type must render equal values equally.
+-- A filter is compared by its rendered text on every node, so its type must render equal values equally (of numeric, readers trim the scale).
 create function freshet.assert_filters(target regclass, filters text[]) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -130,7 +133,8 @@ $$;
 create function freshet.fingerprint(target regclass) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|',
-    (select concat_ws(',', nspname, relname, relkind, relpersistence, relrowsecurity) from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target),
+    (select concat_ws(',', nspname, relname, relkind, relpersistence, relrowsecurity)
+      from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target),
     (select string_agg(concat_ws(',', attnum, attname, atttypid::oid, atttypmod, attcollation::oid, attgenerated), ';' order by attnum)
       from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
     (select concat_ws(',', oid, conkey::text, condeferrable) from pg_constraint where conrelid = target and contype = 'p'),
@@ -150,8 +154,9 @@ declare
 begin
   for expected in
     select relid, name, enabled from (
-      select target as relid, name, enabled from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R'))
-        as statement (name, enabled) where (select relkind from pg_class where oid = target) = 'r'
+      select target as relid, name, enabled
+        from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R')) as plain (name, enabled)
+        where (select relkind from pg_class where oid = target) = 'r'
       union all select target, 'freshet_truncate', 'A'
       union all select relid, name, 'A' from pg_partition_tree(target), unnest(array['freshet_row', 'freshet_truncate']) name
         where (select relkind from pg_class where oid = target) = 'p') as triggers
@@ -177,7 +182,8 @@ declare
   named text := freshet.quoted_name(target);
   member regclass;
 begin
-  execute format('create or replace trigger freshet_row after insert or update or delete on %s for each row execute function freshet.capture_row_%s()', named, table_id);
+  execute format('create or replace trigger freshet_row after insert or update or delete on %s '
+    'for each row execute function freshet.capture_row_%s()', named, table_id);
   if (select relkind from pg_class where oid = target) = 'r' then
     execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
       'for each statement execute function freshet.capture_%s()', named, table_id);
@@ -265,7 +271,8 @@ begin
   perform freshet.assert_owner(target);
   if channel !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
     raise exception '% is not a channel name', quote_literal(channel)
-      using errcode = 'invalid_name', hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+      using errcode = 'invalid_name',
+        hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
   end if;
   perform freshet.assert_watchable(target);
   perform freshet.assert_columns(target, wanted_filters, 'filter by');
@@ -349,7 +356,7 @@ $$;
 create function freshet.mark(table_id int, reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  insert into freshet.changes (table_id, new_row) values (mark.table_id, reason);
+  perform freshet.insert_reset(table_id, reason);
   if (select value from freshet.settings where name = 'wake') <> 'poll' then
     notify freshet, 'bell';
   end if;
@@ -452,10 +459,12 @@ create function freshet.configure(name text, value text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
 begin
   if configure.name is distinct from 'wake' then
-    raise exception '% is not a setting', coalesce(quote_literal(configure.name), 'null') using errcode = 'invalid_parameter_value', hint = 'The settings: wake.';
+    raise exception '% is not a setting', coalesce(quote_literal(configure.name), 'null')
+      using errcode = 'invalid_parameter_value', hint = 'The settings: wake.';
   elsif value is null or value not in ('notify', 'poll') then
     raise exception 'wake cannot be %', coalesce(quote_literal(value), 'null')
-      using errcode = 'invalid_parameter_value', hint = 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).';
+      using errcode = 'invalid_parameter_value',
+        hint = 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).';
   end if;
   perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
   update freshet.settings set value = configure.value where settings.name = configure.name;
@@ -576,5 +585,6 @@ $$;
 
 -- `grant usage on schema freshet` and `grant execute on function freshet.watch, freshet.unwatch` let a table owner who does not own
 -- this schema watch their tables. The other functions either run with the caller's rights or ask for the owner themselves.
+-- It is for roles that are trusted: rendering a row calls the cast to json that the owner of a type may have defined, as this schema's owner.
 revoke execute on function freshet.watch(regclass, text, text[], text[], boolean), freshet.unwatch(text),
   freshet.configure(text, text), freshet.uninstall(), freshet.detect_drift() from public;

@@ -14,6 +14,11 @@ interface ErrorKind {
 }
 
 const kinds = {
+  malformed_request: {
+    status: 400,
+    title: 'Malformed request',
+    hint: 'Send a request of HTTP/1.1, or 1.0, as RFC 9112 has it.',
+  },
   malformed_body: {
     status: 400,
     title: 'Malformed body',
@@ -69,6 +74,11 @@ const kinds = {
     title: 'Not acceptable',
     hint: 'Leave the Accept header out, or let it include the media type documented for this address.',
   },
+  request_timeout: {
+    status: 408,
+    title: 'Request timeout',
+    hint: 'Send the whole request at once.',
+  },
   payload_too_large: {
     status: 413,
     title: 'Payload too large',
@@ -89,6 +99,11 @@ const kinds = {
     title: 'Too many requests',
     hint: 'Wait for Retry-After, then keep to the Poll-After-Ms of each answer.',
     retryAfterSeconds: 1,
+  },
+  headers_too_large: {
+    status: 431,
+    title: 'Request headers too large',
+    hint: 'Send fewer or shorter headers.',
   },
   internal: {
     status: 500,
@@ -189,12 +204,24 @@ export interface ProblemBody {
 }
 
 /**
- * Any thrown value as the ApiError to answer with. An ApiError is returned as it is; anything else
- * becomes `internal`, with the original as `cause` for the log.
+ * Any thrown value as the ApiError to answer with. An ApiError is returned as it is; that the database
+ * is away, too busy or locked becomes `database_unreachable`; anything else `internal`, with the
+ * original as `cause` for the log.
  */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error
+  if (isOutage(error)) return new ApiError('database_unreachable', 'The database does not answer just now.', { cause: error })
   return new ApiError('internal', 'The server failed to answer this request.', { cause: error })
+}
+
+/** SQLSTATE classes and Node's codes for: nobody is there, or nobody has the time. */
+const OUTAGE = /^(?:08|40|53|57P|57014|55P03|25P0[23]|ECONN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN)/
+/** node-postgres has no codes for its own. */
+const OUTAGE_MESSAGE = /^(?:Connection terminated|Query read timeout|timeout e|Client has encountered a connection error|Cannot use a pool after)/
+
+function isOutage(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return OUTAGE.test('code' in error ? String(error.code) : '') || OUTAGE_MESSAGE.test(error.message)
 }
 
 /** The RFC 9457 body for any thrown value; says nothing of causes, stacks or foreign messages. */

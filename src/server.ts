@@ -20,10 +20,12 @@ import { Listener } from './database/listener.ts'
 import { migrate } from './database/migrate.ts'
 import { createPool, type Pool } from './database/pool.ts'
 import { StartupError } from './errors.ts'
+import { BEAT_MS } from './hub/freshness.ts'
 import { Hub } from './hub/hub.ts'
 import { Pace } from './pace/pace.ts'
 import { createReadiness, describeNode, logSize } from './status.ts'
 import { createApp, type Vote } from './transport/app.ts'
+import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
 import { PollEndpoint } from './transport/poll.ts'
@@ -38,7 +40,20 @@ export interface ServerOptions {
   readonly vote: Vote | null
   /** Shorter in tests. */
   readonly safetyMs?: number
+  readonly streams?: StreamTuning
 }
+
+/** What time does to streams, ms. */
+export interface StreamTuning {
+  /** Default 15 s. */
+  readonly heartbeatMs?: number
+  /** When a stream ends on its own, give or take a quarter. Default an hour. */
+  readonly maxAgeMs?: number
+  /** How long a reader, of a stream or of a long poll's body, may take nothing at all. Default 30 s. */
+  readonly drainDeadlineMs?: number
+}
+
+const DRAIN_DEADLINE_MS = 30_000
 
 export interface FreshetServer {
   /** Where it listens, `http://127.0.0.1:8080`. */
@@ -67,21 +82,22 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const paceOf = (channel: string): Pace => paces.get(channel) ?? paces.set(channel, new Pace()).get(channel) ?? new Pace()
   const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel, atMs) => paceOf(channel).observe(atMs), onError })
   const feeding = startFeeding(options, pool, hub, () => metrics.version())
-  const registry = new StreamRegistry({ maxStreams: config.maxStreams, maxStreamsPerAddress: config.maxStreamsPerAddress, staleSinceMs: () => hub.staleSinceMs })
+  const registry = new StreamRegistry({ maxStreams: config.maxStreams, maxStreamsPerAddress: config.maxStreamsPerAddress, staleSinceMs: () => hub.staleSinceMs, ...options.streams })
   const metrics = new Metrics(() => {
     const { ringBytes, cacheBytes } = hub.size
     const stale = hub.staleSinceMs
-    return { head: hub.head, streams: registry.size, ringBytes, cacheBytes, isLeading: feeding.clock.isLeading, isListening: feeding.listener.isListening, staleSeconds: stale === null ? 0 : (Date.now() - stale) / 1_000 }
+    return { head: hub.head, streams: registry.size, backlogBytes: registry.backlogBytes, ringBytes, cacheBytes, isLeading: feeding.clock.isLeading, isListening: feeding.listener.isListening, staleSeconds: stale === null ? 0 : (Date.now() - stale) / 1_000 }
   })
 
   const draining = new AbortController()
+  const drainDeadlineMs = options.streams?.drainDeadlineMs ?? DRAIN_DEADLINE_MS
   const pages = new PageStore()
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
   const app = await createApp({
     hub,
-    poll: new PollEndpoint({ hub, pages, advise: (channel) => paceOf(channel).advise(Date.now()), draining: draining.signal }),
+    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advise: (channel) => paceOf(channel).advise(Date.now()), draining: draining.signal }),
     sse: new SseEndpoint({
-      hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs: 30_000 }, addressOf, onError, onConflated: () => metrics.conflated(),
+      hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs }, addressOf, onError, onConflated: () => metrics.conflated(),
     }),
     changesPerMinute: (channel) => paceOf(channel).commitsPerMinute(Date.now()),
     readiness: createReadiness(node),
@@ -93,7 +109,8 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     onRequest: (route, status) => metrics.request(route, status),
     onError,
   })
-  const server = createServer({ requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000, maxHeaderSize: 32 * 1024 }, app)
+  const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 }, guarded(app))
+  guardConnections(server, guarded(app))
   const reporting = setInterval(() => {
     describeNode(node).then((figures) => log.info(figures, 'minute')).catch(onError)
   }, MINUTE_MS)
@@ -105,6 +122,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     registry.close()
     await closeServer(server)
     await feeding.close()
+    hub.close()
     await pages.close()
     await pool.end()
   }
@@ -148,13 +166,13 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onRupture: () => hub.load(),
   })
   const follow = (): void => {
-    follower.catchUp().then(() => hub.contact(), (error: unknown) => log.debug({ err: error }, 'could not follow'))
+    follower.catchUp().then(() => hub.freshness.contact(), (error: unknown) => log.debug({ err: error }, 'could not follow'))
   }
   const clock = new Clock({
     url: config.listenUrl ?? databaseUrl,
     safetyMs,
     onVersion: deliver,
-    onRead: () => hub.contact(),
+    onRead: () => hub.freshness.contact(),
     beforeLeading: () => follower.catchUp(),
     onLeading: (isLeading, cause) => log.info({ isLeading, err: cause }, isLeading ? 'this node leads: its clock numbers versions' : 'this node no longer leads'),
     onError: (error) => log.warn({ err: error }, 'the clock lost its connection and tries again'),
@@ -180,6 +198,7 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     onDown: (error) => log.warn({ err: error }, 'the listener is down: changes arrive by polling until it is back'),
   })
   const safety = setInterval(() => { if (!clock.isLeading) follow() }, safetyMs)
+  const beating = setInterval(() => hub.freshness.beat(), BEAT_MS)
   clock.start()
   listener.start()
   housekeeper.start()
@@ -188,6 +207,7 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     listener,
     async close() {
       clearInterval(safety)
+      clearInterval(beating)
       await Promise.all([housekeeper.close(), listener.close(), clock.close()])
     },
   }

@@ -20,7 +20,8 @@ select epoch, floor,
     order by name) from freshet.channels), '[]') as channels,
   coalesce((select json_agg(json_build_object('id', tables.id, 'name', coalesce(freshet.quoted_name(relation), tables.name), 'parked', parked,
       'isPartitioned', coalesce(relkind = 'p', false), 'keyColumns', key_columns, 'columns', coalesce((
-        select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull, 'base', (
+        select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull,
+          'root', (select format_type(coalesce(nullif(typbasetype, 0), oid), null) from pg_type where oid = atttypid), 'base', (
             with recursive base as (
               select pg_type.oid, typbasetype, typelem, typcategory, typname from pg_type where oid = atttypid
               union all
@@ -38,14 +39,14 @@ interface StateRow {
   readonly leaps: readonly (readonly [number, number])[]
   readonly touched: readonly (readonly [number, number, number])[]
   readonly channels: readonly { name: string; tableId: number; columns: string[] | null; filters: string[]; isPublic: boolean }[]
-  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Omit<ColumnDefinition, 'conversion'> & { base: string })[] })[]
+  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Pick<ColumnDefinition, 'name' | 'type' | 'nullable'> & { base: string; root: string })[] })[]
 }
 
 export async function readCatalog(pool: Pool): Promise<Catalog> {
   const { rows: [state] } = await pool.query<StateRow>(STATE)
   if (state === undefined) throw new Error('freshet.state is empty')
   const tables = new Map(state.tables.map((table) => [table.id, {
-    ...table, columns: table.columns.map(({ name, type, nullable, base }) => ({ name, type, nullable, conversion: conversionOf(base) })),
+    ...table, columns: table.columns.map(({ name, type, nullable, base, root }) => ({ name, type, nullable, conversion: conversionOf(base), comparedAs: comparisonType(base, root) })),
   }]))
   return {
     epoch: state.epoch,
@@ -59,6 +60,17 @@ export async function readCatalog(pool: Pool): Promise<Catalog> {
       const columns = table.columns.filter(({ name }) => channel.columns === null || channel.columns.includes(name))
       return [{ name: channel.name, table, columns, filters: channel.filters, isPublic: channel.isPublic }]
     }),
+  }
+}
+
+/** A cast to the column's own type would cut text to its length and round numbers to its scale, and match what is not equal. */
+function comparisonType(base: string, root: string): string {
+  switch (base) {
+    case 'text': case 'varchar': case 'name': case 'char': return 'text'
+    case 'bool': case 'int2': case 'int4': case 'int8': case 'numeric': case 'oid': case 'bpchar': case 'uuid': case 'date': case 'time':
+    case 'timestamp': case 'timestamptz': case 'inet': case 'cidr': case 'macaddr': return base
+    // Enums. A domain over one has no equality of its own.
+    default: return root
   }
 }
 

@@ -7,8 +7,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { LoggedVersion } from '../contract/change.ts'
 import { connect, type Connection } from '../database/pool.ts'
 import { Bell, LEASE_MS } from './bell.ts'
-import { LAST_VERSION, MINT, parseSnapshot, toVersion, type ChangeRow, type SnapshotBounds, type VersionRow } from './log.ts'
-import { renewIdentity } from './identity.ts'
+import { resumeCapture, renewIdentity } from './identity.ts'
+import { LAST_VERSION, MINT, parseSnapshot, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
@@ -25,8 +25,14 @@ export interface ClockOptions {
   readonly beforeLeading: () => Promise<void>
   readonly onLeading: (isLeading: boolean, cause?: Error) => void
   readonly onError: (error: Error) => void
+  /** The longest time between two readings. Default 2 s. */
   readonly safetyMs?: number
+  /** How often a follower tries to become the leader. Default 400 ms. */
   readonly retryLockMs?: number
+  /** After how long a silence PostgreSQL drops this node, and with it the lock. Default 7 s. */
+  readonly idleMs?: number
+  /** How long an answer of PostgreSQL is awaited before the connection is given up. Default 10 s. */
+  readonly queryTimeoutMs?: number
 }
 
 export class Clock {
@@ -71,9 +77,10 @@ export class Clock {
 
   async #run(): Promise<void> {
     let failures = 0
+    const onHealthy = (): void => { failures = 0 }
     while (!this.#closing()) {
       try {
-        await this.#session(() => { failures = 0 })
+        await this.#session(onHealthy)
       } catch (error) {
         failures += 1
         this.#options.onError(error instanceof Error ? error : new Error(String(error)))
@@ -83,19 +90,23 @@ export class Clock {
   }
 
   /** One connection: follows until it wins the lock, then leads until it breaks. */
-  async #session(onConnected: () => void): Promise<void> {
+  async #session(onHealthy: () => void): Promise<void> {
+    const { url, retryLockMs = 400, idleMs = 7_000, queryTimeoutMs = 10_000 } = this.#options
     let broken: Error | undefined
-    const connection = await connect(this.#options.url, 'clock', (error) => { broken ??= error; this.ring() })
+    const connection = await connect(url, 'clock', (error) => { broken ??= error; this.ring() }, queryTimeoutMs)
     try {
-      // A frozen leader loses its connection, and with it the lock, to the server's patience.
-      await connection.query(`set idle_session_timeout = ${this.#safetyMs * 3 + 1_000}; set statement_timeout = '60s'`)
-      onConnected()
+      // A frozen leader loses its connection, and with it the lock, to the server's patience. But what the server has begun it may
+      // finish, also when we no longer wait: numbering a huge transaction takes longer than noticing a dead network should.
+      await connection.query(`set idle_session_timeout = ${idleMs}; set statement_timeout = 0; set client_connection_check_interval = 0`)
       // Tries, never waits: a waiter would hold back the host's CREATE INDEX CONCURRENTLY.
       while (!this.#closing() && !await this.#tryLock(connection)) {
-        await delay(this.#options.retryLockMs ?? 400, undefined, { ref: false })
-        if (broken !== undefined) throw broken
+        onHealthy()
+        await delay(retryLockMs, undefined, { ref: false })
       }
-      if (!this.#closing()) await this.#lead(connection)
+      if (!this.#closing()) await this.#lead(connection, onHealthy)
+    } catch (error) {
+      // What broke the connection says more than what was refused on it afterwards.
+      throw broken ?? error
     } finally {
       if (this.#isLeading) this.#setLeading(false, broken)
       await Promise.race([connection.end().catch(() => undefined), delay(1_000, undefined, { ref: false })])
@@ -108,22 +119,11 @@ export class Clock {
   }
 
   // The lock was a statement of its own: the snapshots read from here on are younger than it.
-  async #lead(connection: Connection): Promise<void> {
-    await renewIdentity(connection)
+  async #lead(connection: Connection, onHealthy: () => void): Promise<void> {
+    let fence = await renewIdentity(connection)
     await this.#options.beforeLeading()
-    const { rows: [last] } = await connection.query<{ number: string; snapshot: string }>(LAST_VERSION)
-    const lastNumber = Number(last?.number ?? 0)
-    let bounds = last === undefined ? EVERYTHING : parseSnapshot(last.snapshot)
-    let number = Math.max(lastNumber + LEAP, Date.now())
-
-    // The leap is flushed before anybody hears of it; what follows it need not be.
-    await connection.query('set synchronous_commit = on')
-    const leap = await this.#mint(connection, bounds, number, lastNumber)
-    await connection.query('set synchronous_commit = off')
-    bounds = parseSnapshot(leap.snapshot)
-    this.#setLeading(true)
-    if (leap.version !== null) this.#options.onVersion(leap.version)
-
+    let { number, bounds } = await this.#leap(connection)
+    onHealthy()
     const bell = new Bell({ safetyMs: this.#safetyMs })
     while (!this.#closing()) {
       const startedMs = performance.now()
@@ -134,8 +134,13 @@ export class Clock {
         number = read.version.number
         this.#options.onVersion(read.version)
       }
+      const oldestInProgress = BigInt(bounds.xmin)
+      if (fence !== null && oldestInProgress > fence) {
+        await resumeCapture(connection)
+        fence = null
+      }
       const nowMs = performance.now()
-      const next = bell.afterRead({ found: read.version !== null, tookMs: nowMs - startedMs, nowMs, oldestInProgress: BigInt(bounds.xmin) })
+      const next = bell.afterRead({ found: read.version !== null, tookMs: nowMs - startedMs, nowMs, oldestInProgress })
       if (next.lease === 'renew') await this.#setLease(connection, LEASE_MS)
       else if (next.lease === 'give-back') bell.fenceTaken(await this.#giveBackLease(connection))
       const mostMs = this.#polls ? 50 : this.#safetyMs
@@ -143,8 +148,23 @@ export class Clock {
     }
   }
 
+  /** The first version of a leadership: above every number that a crash may have taken, and flushed before anybody hears of it. */
+  async #leap(connection: Connection): Promise<{ number: number; bounds: SnapshotBounds }> {
+    const { rows: [last] } = await connection.query<{ number: string; snapshot: string }>(LAST_VERSION)
+    const lastNumber = Number(last?.number ?? 0)
+    const number = Math.max(lastNumber + LEAP, Date.now())
+    // A standby that is away must not keep us waiting: promoted, it would be another timeline, and another epoch.
+    await connection.query('set synchronous_commit = local')
+    const { version, snapshot } = await this.#mint(connection, last === undefined ? EVERYTHING : parseSnapshot(last.snapshot), number, lastNumber)
+    // What follows the leap need not be flushed: numbers that are lost are never issued again.
+    await connection.query('set synchronous_commit = off')
+    this.#setLeading(true)
+    if (version !== null) this.#options.onVersion(version)
+    return { number, bounds: parseSnapshot(snapshot) }
+  }
+
   async #mint(connection: Connection, bounds: SnapshotBounds, number: number, leaptFrom: number | null) {
-    const { rows } = await connection.query<VersionRow & ChangeRow>({
+    const { rows } = await connection.query<MintedRow>({
       ...MINT, values: [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom] })
     const first = rows[0]
     if (first === undefined) throw new Error('the mint returned no row')

@@ -21,6 +21,7 @@ interface FollowedRow extends VersionRow {
   readonly epoch: string
   readonly known: boolean
   readonly previous_snapshot: string | null
+  readonly changes: string | null
 }
 
 export class Follower {
@@ -35,15 +36,20 @@ export class Follower {
   /** Reads until nothing is new. Calls during a read cause one more. Rejects when the database is away. */
   async catchUp(): Promise<void> {
     this.#again = true
-    this.#reading ??= this.#readAll().finally(() => { this.#reading = undefined })
+    this.#reading ??= this.#readAll()
     return this.#reading
   }
 
   async #readAll(): Promise<void> {
-    while (this.#again) {
-      this.#again = false
-      // A full page: there may be more.
-      while (await this.#readPage() === 100);
+    try {
+      while (this.#again) {
+        this.#again = false
+        // A full page: there may be more.
+        while (await this.#readPage() === 100);
+      }
+    } finally {
+      // At once: who calls from here on must not be given a reading that is over.
+      this.#reading = undefined
     }
   }
 
@@ -71,10 +77,11 @@ export class Follower {
       number: Number(row.number), snapshot: row.snapshot, mintedAtMs: Number(row.minted_at_ms),
       leaptFrom: row.leapt_from === null ? null : Number(row.leapt_from), touched: row.touched ?? [], reset: row.reset ?? [],
     }
-    if (!row.carried || row.previous_snapshot === null) return { ...version, changes: null }
     if (version.touched.length === 0) return { ...version, changes: [] }
+    if (row.previous_snapshot === null) return { ...version, changes: null }
     const { xmax, inProgress } = parseSnapshot(row.previous_snapshot)
     const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, values: [xmax, inProgress, row.snapshot] })
-    return { ...version, changes: rows.map(toChange) }
+    // Fewer than were numbered: too large to be carried, or the log has turned. Whoever needs them asks the log, and is told.
+    return { ...version, changes: rows.length === Number(row.changes) ? rows.map(toChange) : null }
   }
 }

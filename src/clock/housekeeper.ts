@@ -5,7 +5,7 @@
 import type { Pool } from '../database/pool.ts'
 import { withClient } from '../database/pool.ts'
 import { RENEW_SERVICE } from './identity.ts'
-import { rememberTouched, turnLog } from './retention.ts'
+import { forgetVersions, rememberTouched, turnLog } from './retention.ts'
 
 export interface HousekeeperOptions {
   readonly pool: Pool
@@ -48,22 +48,41 @@ export class Housekeeper {
   #schedule(delayMs: number): void {
     if (this.#isClosed) return
     this.#timer = setTimeout(() => {
-      this.#working = this.#tidy().catch((error: unknown) => {
-        this.#options.onError(error instanceof Error ? error : new Error(String(error)))
-      }).finally(() => this.#schedule(this.#options.everyMs ?? 10_000))
+      this.#working = this.#tidy().finally(() => this.#schedule(this.#options.everyMs ?? 10_000))
     }, delayMs)
   }
 
   async #tidy(): Promise<void> {
-    const { pool, isLeading, onPolls, onDrift, onTurned } = this.#options
-    if (!isLeading()) return
+    const { pool, isLeading, onTurned, onError } = this.#options
+    this.#round += 1
+    const jobs = [
+      () => this.#readSettings(),
+      () => pool.query(RENEW_SERVICE),
+      () => this.#detectDrift(),
+      async () => { if (this.#round % ROUNDS_TO_REMEMBER === 0) await withClient(pool, rememberTouched) },
+      async () => { if (await turnLog(this.#options)) onTurned() },
+      () => forgetVersions(pool),
+    ]
+    // Each by itself: a table that cannot be compared must not keep the log from turning.
+    for (const job of jobs) {
+      if (!isLeading() || this.#isClosed) return
+      try {
+        await job()
+      } catch (error) {
+        onError(error instanceof Error ? error : new Error(String(error)))
+      }
+    }
+  }
+
+  async #readSettings(): Promise<void> {
+    const { pool, onPolls } = this.#options
     const { rows: [wake] } = await pool.query<{ value: string }>(`select value from freshet.settings where name = 'wake'`)
     onPolls(wake?.value === 'poll')
-    await pool.query(RENEW_SERVICE)
-    const { rows: drifted } = await pool.query<{ table_name: string; outcome: string }>('select * from freshet.detect_drift()')
-    for (const { table_name, outcome } of drifted) onDrift(table_name, outcome)
-    this.#round += 1
-    if (this.#round % ROUNDS_TO_REMEMBER === 0) await withClient(pool, rememberTouched)
-    if (await turnLog(this.#options)) onTurned()
+  }
+
+  async #detectDrift(): Promise<void> {
+    const { pool, onDrift } = this.#options
+    const { rows } = await pool.query<{ table_name: string; outcome: string }>('select * from freshet.detect_drift()')
+    for (const { table_name, outcome } of rows) onDrift(table_name, outcome)
   }
 }

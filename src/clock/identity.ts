@@ -1,7 +1,8 @@
 /**
  * The epoch: whose numbers these are. Renewed whenever they could lie: another cluster, timeline or database (a restore, a
  * promotion, a copy), or a log that nobody served for so long that capture stopped.
- * Promise: a new epoch begins with an empty log, since the transaction ids of another cluster would match for ever.
+ * Promise: a new epoch begins with an empty log, since the transaction ids of another cluster would match for ever; what was
+ * written while capture stopped is never missed, also by a transaction that is still open.
  */
 import { sqlState, type Connection } from '../database/pool.ts'
 
@@ -17,16 +18,39 @@ const ABANDONED_AFTER_MS = 24 * 3_600_000
 
 export const RENEW_SERVICE = `select setval('freshet.abandoned_after', (extract(epoch from clock_timestamp()) * 1000)::bigint + ${ABANDONED_AFTER_MS})`
 
-/** On the connection that holds the lock: starts a new epoch where the numbers of the old one could lie. */
-export async function renewIdentity(connection: Connection): Promise<void> {
+/** Stands behind the identity until nobody is left who may have written without being captured: no leader may take it for whole. */
+const RESUMING = ' resuming'
+
+/**
+ * On the connection that holds the lock: starts a new epoch where the numbers of the old one could lie. Returns a transaction id
+ * while writers older than it are open, whose changes nobody captured; when they have ended, call `resumeCapture`.
+ */
+export async function renewIdentity(connection: Connection): Promise<bigint | null> {
   const { rows: [found] } = await connection.query<{ identity: string; known: string | null; abandoned: boolean }>(IDENTITY)
   if (found === undefined) throw new Error('freshet.state is empty')
-  if (found.known !== found.identity || found.abandoned) {
-    // A log without an identity was never served: it is only named.
-    if (found.known !== null) await emptyLog(connection)
-    await connection.query(`update freshet.state set identity = $1, epoch = substr(md5(gen_random_uuid()::text), 1, 6), floor = 0, touched_at = 0`, [found.identity])
+  if (found.known === found.identity && !found.abandoned) {
+    await connection.query(RENEW_SERVICE)
+    return null
   }
+  // Said before capture goes on: if we die on the way, the next leader must not find everything in order.
+  await connection.query('update freshet.state set identity = $1', [found.identity + RESUMING])
   await connection.query(RENEW_SERVICE)
+  const { rows: [fence] } = await connection.query<{ id: string }>('select pg_current_xact_id()::text as id')
+  // A log without an identity was never served: it is only named.
+  if (found.known !== null) await emptyLog(connection)
+  await connection.query(`update freshet.state set epoch = substr(md5(gen_random_uuid()::text), 1, 6), floor = 0, touched_at = 0, turned_version = 0`)
+  const isWhole = !found.abandoned && found.known?.endsWith(RESUMING) !== true
+  const { rows: [oldest] } = await connection.query<{ id: string }>('select pg_snapshot_xmin(pg_current_snapshot())::text as id')
+  if (!isWhole && BigInt(oldest?.id ?? 0) <= BigInt(fence?.id ?? 0)) return BigInt(fence?.id ?? 0)
+  await connection.query('update freshet.state set identity = $1', [found.identity])
+  return null
+}
+
+/** Nobody is left who wrote without being captured: every table starts anew, and the identity is whole. */
+export async function resumeCapture(connection: Connection): Promise<void> {
+  await connection.query(`
+    select freshet.mark(id, 'resumed') from freshet.tables;
+    update freshet.state set identity = replace(identity, '${RESUMING}', '')`)
 }
 
 /** TRUNCATE is quick, but an open writer holds it back; then what has been committed is deleted, which waits for nobody. */
@@ -36,9 +60,7 @@ async function emptyLog(connection: Connection): Promise<void> {
     await connection.query('truncate freshet.changes_0, freshet.changes_1, freshet.versions, freshet.touched')
   } catch (error) {
     if (sqlState(error) !== '55P03') throw error
-    await connection.query(`set statement_timeout = 0`)
     await connection.query('delete from freshet.changes_0; delete from freshet.changes_1; delete from freshet.versions; delete from freshet.touched')
-    await connection.query(`set statement_timeout = '60s'`)
   } finally {
     await connection.query(`set lock_timeout = '2s'`)
   }

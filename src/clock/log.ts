@@ -27,6 +27,12 @@ export function parseSnapshot(snapshot: string): SnapshotBounds {
  */
 const unseen = `(xid >= $1::xid8 or xid = any ((select array(select id from unnest($2::xid8[]) id where pg_visible_in_snapshot(id, pg_current_snapshot())))::xid8[]))`
 
+/** Whether the rows of `name` are few and small enough to be carried along, and how many they are. */
+const measured = (name: string): string => `
+select count(*) as changes, count(*) <= ${MAX_CARRIED_CHANGES}
+  and coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
+from ${name}`
+
 /**
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3
  * and announces it. One row a carried change, or one row with a null seq.
@@ -36,10 +42,7 @@ export const MINT = {
   text: `
 with fresh as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
-), size as materialized (
-  select count(*) as changes, count(*) <= ${MAX_CARRIED_CHANGES}
-    and coalesce(sum(octet_length(new_row) + octet_length(key) + coalesce(octet_length(old_filters), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
-  from fresh
+), size as materialized (${measured('fresh')}
 ), everything as (
   select table_id, key is null as starts_anew from fresh where (select changes from size) <= ${MAX_CARRIED_CHANGES}
   union all
@@ -66,7 +69,6 @@ export interface VersionRow {
   readonly leapt_from: string | null
   readonly touched: number[] | null
   readonly reset: number[] | null
-  readonly carried: boolean
 }
 
 export interface ChangeRow {
@@ -77,8 +79,12 @@ export interface ChangeRow {
   readonly old_filters: string | null
 }
 
+export interface MintedRow extends VersionRow, ChangeRow {
+  readonly carried: boolean
+}
+
 /** The version that a run of joined rows describes; null when nothing was minted. */
-export function toVersion(rows: readonly (VersionRow & ChangeRow)[]): LoggedVersion | null {
+export function toVersion(rows: readonly MintedRow[]): LoggedVersion | null {
   const first = rows[0]
   if (first === undefined || first.number === null) return null
   return {
@@ -105,20 +111,26 @@ export const VERSIONS_AFTER = {
   text: `
 select state.epoch, exists (select from freshet.versions where number = $1::bigint) as known,
   previous.snapshot::text as previous_snapshot, versions.number, versions.snapshot::text, extract(epoch from versions.minted_at) * 1000 as minted_at_ms,
-  versions.leapt_from, versions.touched, versions.reset, versions.changes <= ${MAX_CARRIED_CHANGES} as carried
+  versions.leapt_from, versions.touched, versions.reset, versions.changes
 from freshet.state
 left join lateral (select * from freshet.versions where number > $1::bigint order by number limit 100) versions on true
 left join lateral (select snapshot from freshet.versions earlier where earlier.number < versions.number order by earlier.number desc limit 1) previous on true
 order by versions.number`,
 }
 
-/** Changes between two snapshots: below ($1, $2) unseen, by $3 seen; at most one more than is carried. */
+/** Unseen below the bounds ($1, $2), seen by the snapshot $3; its xmax ends the walk through the index. */
+const between = `(xid >= $1::xid8 or xid = any ($2::xid8[])) and xid < pg_snapshot_xmax($3::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)`
+
+/** Changes between two snapshots. None where they are too many or too large to be carried. */
 export const CHANGES_BETWEEN = {
   name: 'freshet-changes-between',
   text: `
-select seq, table_id, key, new_row, old_filters from freshet.changes
-where (xid >= $1::xid8 or xid = any ($2::xid8[])) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)
-order by seq limit ${MAX_CARRIED_CHANGES + 1}`,
+with between as materialized (
+  select seq, table_id, key, new_row, old_filters from freshet.changes
+  where ${between} limit ${MAX_CARRIED_CHANGES + 1}
+), size as materialized (${measured('between')}
+)
+select between.* from size join between on size.carried order by seq`,
 }
 
 /**
@@ -130,7 +142,7 @@ select seq, table_id, key, new_row, old_filters from (
   select seq, table_id, key, new_row, row_number() over (partition by key order by seq desc) as place,
     first_value(old_filters) over (partition by key order by seq) as old_filters
   from freshet.changes
-  where (xid >= $1::xid8 or xid = any ($2::xid8[])) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot) and table_id = $4::int
+  where ${between} and table_id = $4::int
 ) folded
 where place = 1 and seq > $5::bigint order by seq`
 

@@ -1,10 +1,9 @@
 /**
  * Keeps the log bounded. Two plain tables take turns: when the one in use is old or large enough, the other is emptied and
- * becomes the one in use. Promise: nothing waits for it; what an open transaction could have written is not emptied; the
- * floor is raised, and committed, before anything goes.
+ * becomes the one in use. Promise: nothing waits for it; only what a version has numbered, and no cursor above the floor needs, is
+ * emptied; the floor is raised, and committed, before anything goes.
  */
-import type { PoolClient } from 'pg'
-import { sqlState, withClient, type Pool } from '../database/pool.ts'
+import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 
 export interface RetentionOptions {
   readonly pool: Pool
@@ -14,19 +13,48 @@ export interface RetentionOptions {
   readonly maxBytes: number
 }
 
+/** What a version costs in the table of versions, about. Versions since the last turn count too: their numbers have no gap but the leaps. */
+const VERSION_BYTES = 150
+/** So many versions go in one statement. */
+const VERSIONS_A_ROUND = 200_000
+
 const DUE = `
-select pg_sequence_last_value('freshet.slot')::int as slot,
-  extract(epoch from clock_timestamp() - turned_at) * 1000 > $1::float8 or pg_relation_size(
-    case when pg_sequence_last_value('freshet.slot') = 0 then 'freshet.changes_0'::regclass else 'freshet.changes_1'::regclass end) > $2::float8 as due,
-  turn_fence is null or pg_snapshot_xmin(pg_current_snapshot()) > turn_fence as may_empty
+select 1 - pg_sequence_last_value('freshet.slot')::int as idle,
+  extract(epoch from clock_timestamp() - turned_at) * 1000 > $1::float8
+    or pg_relation_size(case when pg_sequence_last_value('freshet.slot') = 0 then 'freshet.changes_0'::regclass else 'freshet.changes_1'::regclass end) > $2::float8
+    or ((select max(number) from freshet.versions) - greatest(turned_version, (select max(number) from freshet.versions where leapt_from is not null)))
+      * ${VERSION_BYTES} > $2::float8 as due
 from freshet.state`
 
-/** The newest version that does not see all of the table to be emptied; versions above it need nothing of it. */
+/** Whether `version` sees every row of a log table; then no version after it needs any of them. */
+const seesAll = (table: string): string =>
+  `not exists (select from ${table} where xid >= pg_snapshot_xmin(version.snapshot) and not pg_visible_in_snapshot(xid, version.snapshot))`
+
+/** The first version that sees all of the table to be emptied. What one version sees, the next sees too: half of the range goes in each step. */
 const raiseFloor = (table: string): string => `
-update freshet.state set floor = greatest(floor, coalesce((
-  select number + 1 from freshet.versions
-  where exists (select from ${table} where xid >= pg_snapshot_xmin(snapshot) and not pg_visible_in_snapshot(xid, snapshot))
-  order by number desc limit 1), 0))`
+with recursive search (low, high) as (
+  select floor, (select max(number) from freshet.versions) from freshet.state
+  union all
+  select case when sees_all then low else number + 1 end, case when sees_all then (low + high) / 2 else high end
+  from search cross join lateral (
+    select number, ${seesAll(table)} as sees_all from freshet.versions version where number >= (low + high) / 2 order by number limit 1) middle
+  where low < high
+)
+update freshet.state set floor = greatest(floor, (select max(low) from search))
+from (select snapshot from freshet.versions order by number desc limit 1) version
+where ${seesAll(table)}`
+
+/** Whether the version at the floor sees all of the table, also what was committed since the floor was found. */
+const mayEmpty = (table: string): string => `
+select coalesce((
+  select ${seesAll(table)} from freshet.versions version
+  where number >= (select floor from freshet.state) order by number limit 1), false) as may_empty`
+
+const FORGET_VERSIONS = `
+delete from freshet.versions where number in (
+  select number from freshet.versions
+  where number < (select floor from freshet.state) and leapt_from is null and number < (select max(number) from freshet.versions)
+  order by number limit ${VERSIONS_A_ROUND})`
 
 const REMEMBER_TOUCHED = `
 insert into freshet.touched (table_id, version, born)
@@ -50,31 +78,40 @@ export async function rememberTouched(client: PoolClient): Promise<void> {
 /** Turns the log to its other table when that is due and possible; true if it did. */
 export async function turnLog({ pool, keepMs, maxBytes }: RetentionOptions): Promise<boolean> {
   return withClient(pool, async (client) => {
-    const { rows: [state] } = await client.query<{ slot: number; due: boolean; may_empty: boolean }>(DUE, [keepMs, maxBytes])
-    if (state?.due !== true || !state.may_empty) return false
-    const idle = 1 - state.slot
+    const { rows: [state] } = await client.query<{ idle: number; due: boolean }>(DUE, [keepMs, maxBytes])
+    if (state?.due !== true) return false
+    const table = `freshet.changes_${state.idle}`
     await rememberTouched(client)
-    await client.query(raiseFloor(`freshet.changes_${idle}`))
-    await client.query(`delete from freshet.versions where number < (select floor from freshet.state) and leapt_from is null
-      and number < (select max(number) from freshet.versions)`)
-    if (!await emptied(client, idle)) return false
-    await client.query(`select setval('freshet.slot', $1)`, [idle])
-    // Every writer that read the old slot has an id below one taken after the switch committed.
-    await client.query('update freshet.state set turned_at = clock_timestamp(), turn_fence = pg_current_xact_id()')
+    await client.query(raiseFloor(table))
+    if (!await emptied(client, table)) return false
+    await client.query(`select setval('freshet.slot', $1)`, [state.idle])
+    await client.query('update freshet.state set turned_at = clock_timestamp(), turn_fence = pg_current_xact_id(), turned_version = coalesce((select max(number) from freshet.versions), 0)')
     return true
   })
 }
 
-async function emptied(client: PoolClient, slot: number): Promise<boolean> {
+/** Drops versions below the floor, some at a time; leaps are kept for ever. */
+export async function forgetVersions(pool: Pool): Promise<void> {
+  await pool.query(FORGET_VERSIONS)
+}
+
+/**
+ * Under its lock nobody writes the table or has written it and is still open: what is there is committed. A writer who
+ * was told to use this table and has not begun finds it empty, and in use again.
+ */
+async function emptied(client: PoolClient, table: string): Promise<boolean> {
+  await client.query('begin')
   try {
-    await client.query(`set lock_timeout = '200ms'`)
-    await client.query(`truncate freshet.changes_${slot}`)
-    return true
+    await client.query(`set local lock_timeout = '100ms'`)
+    await client.query(`lock table ${table} in access exclusive mode`)
+    const { rows: [checked] } = await client.query<{ may_empty: boolean }>(mayEmpty(table))
+    if (checked?.may_empty === true) await client.query(`truncate ${table}`)
+    await client.query('commit')
+    return checked?.may_empty === true
   } catch (error) {
-    // A reader is in it; the next round tries again.
+    await client.query('rollback')
+    // A reader is in it, or an open writer was; the next round tries again.
     if (sqlState(error) === '55P03') return false
     throw error
-  } finally {
-    await client.query(`set lock_timeout = '2s'`)
   }
 }

@@ -3,20 +3,25 @@
  * Promise: a state is one that existed. Its rows are one snapshot; what that snapshot saw and no version numbered yet is waited for,
  * and what the awaited version sees beyond the snapshot is handed along. A range the log no longer holds is `RangeLost`, never short.
  */
-import type { PoolClient } from 'pg'
 import { RangeLost } from '../contract/change.ts'
 import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, Window } from '../contract/change.ts'
-import { sqlState, withClient, type Pool } from '../database/pool.ts'
+import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 
 const ROWS_A_FETCH = 1_000
-/** Each open state holds a connection and a snapshot. */
-const MAX_OPEN_STATES = 4
+/** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
+const MAX_READINGS = 4
 
+/** So often, each time for so long, less than PostgreSQL waits before it looks for deadlocks: it must never be the host that is ended. */
+const LOCK_TRIES = 6
+const LOCK_TIMEOUT = '500ms'
+
+/** With the names that the tables ($1) have by now. */
 const STATE_HEADER = `
-select pg_current_snapshot()::text as snapshot, number, versions.snapshot::text as version_snapshot
+select pg_current_snapshot()::text as snapshot, number, versions.snapshot::text as version_snapshot,
+  (select json_object_agg(id, freshet.quoted_name(relation)) from freshet.tables where id = any ($1::int[])) as names
 from freshet.versions order by number desc limit 1`
 
 /** Transactions whose changes of these tables ($3) the reader's snapshot sees and the newest version does not. */
@@ -30,7 +35,7 @@ order by number limit 1`
 
 export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
-  #openStates = 0
+  #readings = 0
   readonly #waiting: (() => void)[] = []
 
   constructor(pool: Pool) {
@@ -42,9 +47,11 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async *readChanges({ since, version, tableId, afterSeq = 0, limit }: Parameters<ChangeSource['readChanges']>[0]): AsyncIterable<readonly LoggedChange[]> {
-    const client = await this.#pool.connect()
+    await this.#takePlace()
+    let client: PoolClient | undefined
     let failed = true
     try {
+      client = await this.#pool.connect()
       const range = await readRange(client, since, version)
       const { xmax, inProgress } = parseSnapshot(range.since)
       yield* readFolded(client, [xmax, inProgress, range.version, tableId, afterSeq], limit)
@@ -52,7 +59,8 @@ export class DatabaseSource implements ChangeSource {
       await readRange(client, since, version)
       failed = false
     } finally {
-      client.release(failed)
+      client?.release(failed)
+      this.#leavePlace()
     }
   }
 
@@ -71,30 +79,31 @@ export class DatabaseSource implements ChangeSource {
 
   async castFilter(column: ColumnDefinition, value: string): Promise<string> {
     try {
-      // trim_scale: numeric 1.0 and 1.00 are one value, and must be one text.
-      const { rows } = await this.#pool.query<{ value: string }>(
-        `select to_json(${column.type === 'numeric' || column.type.startsWith('numeric(') ? `trim_scale($1::${column.type})` : `$1::text::${column.type}`})::text as value`, [value])
+      const { rows } = await this.#pool.query<{ value: string }>(`select to_json($1::text::${column.comparedAs})::text as value`, [value])
       return rows[0]?.value ?? 'null'
     } catch (error) {
-      // Class 22: the value is not of the type.
-      if (sqlState(error)?.startsWith('22') !== true) throw error
+      // The value is not of the type (class 22), or not of the domain (23).
+      if (!/^2[23]/.test(sqlState(error) ?? '')) throw error
       throw new ApiError('invalid_filter', `The value ${quoted(value)} of filter ${quoted(column.name)} is not of type ${column.type}.`, { parameter: column.name, cause: error })
     }
   }
 
   async #readState(client: PoolClient, windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading> {
     const tables = [...new Map(windows.map(({ channel }) => [channel.table.id, channel.table])).values()]
-    await client.query('begin isolation level repeatable read read only')
-    // The locks come before the snapshot: behind an ALTER a snapshot taken first can see an empty table.
-    await client.query(`lock table ${tables.map(({ name }) => name).join(', ')} in access share mode`)
-    const { rows: [header] } = await client.query<{ snapshot: string; number: string; version_snapshot: string }>(STATE_HEADER)
-    if (header === undefined) throw new ApiError('database_unreachable', 'No version has been numbered yet.')
-    const { xmax, inProgress } = parseSnapshot(header.version_snapshot)
     const tableIds = tables.map(({ id }) => id)
+    await lockTables(client, tables.map(({ name }) => name))
+    const { rows: [header] } = await client.query<StateHeader>(STATE_HEADER, [tableIds])
+    if (header === undefined) throw new ApiError('database_unreachable', 'No version has been numbered yet.')
+    // Renamed since: another table may bear the name.
+    if (tables.some(({ id, name }) => header.names?.[id] !== name)) throw new RangeLost('the table has another name by now')
+    const { xmax, inProgress } = parseSnapshot(header.version_snapshot)
     const { rows: [unnumbered] } = await client.query<{ transactions: string[] }>(UNNUMBERED, [xmax, inProgress, tableIds])
     const version = await this.#numberedVersion(Number(header.number), unnumbered?.transactions ?? [], versionAfter)
     const later = version.snapshot === null ? new Map<number, ReadonlyMap<string, LoggedChange>>()
       : await this.#readLater(header.snapshot, version.snapshot, tableIds)
+    // Asked after reading: what was emptied in between would have been missed.
+    const { rows: [log] } = await this.#pool.query<{ floor: string }>('select floor from freshet.state')
+    if (log === undefined || Number(log.floor) > Number(header.number)) throw new RangeLost('the log turned while the table was read')
     return {
       version: version.number,
       later,
@@ -137,14 +146,37 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async #takePlace(): Promise<void> {
-    if (this.#openStates >= MAX_OPEN_STATES) await new Promise<void>((resolve) => this.#waiting.push(resolve))
-    else this.#openStates += 1
+    if (this.#readings >= MAX_READINGS) await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    else this.#readings += 1
   }
 
   #leavePlace(): void {
     const next = this.#waiting.shift()
-    if (next === undefined) this.#openStates -= 1
+    if (next === undefined) this.#readings -= 1
     else next()
+  }
+}
+
+interface StateHeader {
+  readonly snapshot: string
+  readonly number: string
+  readonly version_snapshot: string
+  readonly names: Readonly<Record<number, string | null>> | null
+}
+
+/** Begins the transaction of a state. The locks come before its snapshot: behind an ALTER one taken first can see an empty table. */
+async function lockTables(client: PoolClient, names: readonly string[]): Promise<void> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await client.query(`begin isolation level repeatable read read only; set local lock_timeout = '${LOCK_TIMEOUT}'`)
+      await client.query(`lock table ${names.join(', ')} in access share mode`)
+      return
+    } catch (error) {
+      await client.query('rollback')
+      // Dropped, moved or renamed: what the reader knows of it is out of date.
+      if (/^(42P01|3F000)$/.test(sqlState(error) ?? '')) throw new RangeLost('the table is not there any more', { cause: error })
+      if (sqlState(error) !== '55P03' || attempt === LOCK_TRIES) throw error
+    }
   }
 }
 
@@ -171,14 +203,14 @@ async function* readFolded(client: PoolClient, values: readonly unknown[], limit
 
 async function* readRows(client: PoolClient, { channel: { table, columns }, filters }: Window): AsyncIterable<readonly string[]> {
   const published = columns.length === table.columns.length ? 'row_to_json(t.*)'
-    : `row_to_json((select published from (select ${columns.map(({ name }) => `t.${quoteIdentifier(name)}`).join(', ')}) as published))`
+    : `(select row_to_json(published.*) from (select ${columns.map(({ name }) => `t.${quoteIdentifier(name)}`).join(', ')}) as published)`
   const conditions = [...filters.keys()].map((name, index) => {
-    const type = table.columns.find((column) => column.name === name)?.type ?? 'text'
-    return `t.${quoteIdentifier(name)} = $${index + 1}::text::${type}`
+    const type = table.columns.find((column) => column.name === name)?.comparedAs ?? 'text'
+    return `t.${quoteIdentifier(name)}::${type} = $${index + 1}::text::${type}`
   })
   // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
   await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
-  await client.query(`declare state no scroll cursor for select ${published}::text as row from ${table.isPartitioned ? '' : 'only '}${table.name} t${
+  await declare(client, `declare state no scroll cursor for select ${published}::text as row from ${table.isPartitioned ? '' : 'only '}${table.name} t${
     conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}`, [...filters.values()].map((value) => jsonText(value)))
   for (;;) {
     const { rows } = await client.query<{ row: string }>(`fetch ${ROWS_A_FETCH} from state`)
@@ -186,6 +218,15 @@ async function* readRows(client: PoolClient, { channel: { table, columns }, filt
     yield rows.map(({ row }) => row)
   }
   await client.query('close state')
+}
+
+async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {
+  try {
+    await client.query(cursor, [...values])
+  } catch (error) {
+    if (sqlState(error) === '42703') throw new RangeLost('a column is not there any more', { cause: error })
+    throw error
+  }
 }
 
 /** A canonical filter value as the text that its type reads. */

@@ -1,14 +1,24 @@
 /** `freshet start`: the server, on the given database or on an embedded one, until it is told to stop. */
 import pino, { type Logger } from 'pino'
 import type { Config } from '../config.ts'
+import { startEmbedded, type EmbeddedServer } from '../database/embedded.ts'
 import { createPool } from '../database/pool.ts'
-import { defaultStateDirectory, EmbeddedError, startEmbedded, type EmbeddedServer } from '../database/embedded.ts'
 import { createVote, seedDemo } from '../demo.ts'
-import { StartupError } from '../errors.ts'
 import { startServer, type FreshetServer } from '../server.ts'
+import type { Command } from './command.ts'
+import { embeddedPlace, explainEmbedded } from './database.ts'
+
+export const command: Command = {
+  name: 'start',
+  parameters: [],
+  summary: 'serve, on the embedded PostgreSQL unless DATABASE_URL is set',
+  options: {},
+  notes: 'Ends on SIGTERM and SIGINT, after its streams have moved on (DRAIN_SECONDS).',
+  run: (_input, { config }) => start(config),
+}
 
 /** Serves until SIGTERM or SIGINT; resolves to the exit code. Throws StartupError. */
-export async function start(config: Config): Promise<number> {
+async function start(config: Config): Promise<number> {
   const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } }, pino.destination(2))
   // A bug of ours must be loud, and must not take thousands of streams with it.
   process.on('uncaughtException', (error) => log.error({ err: error }, 'uncaught exception'))
@@ -41,16 +51,10 @@ function toldToStop(): Promise<string> {
 }
 
 async function startDatabase(config: Config, log: Logger): Promise<EmbeddedServer> {
-  const { environment } = config
   try {
-    return await startEmbedded({
-      directory: defaultStateDirectory({ STATE_DIR: environment['STATE_DIR'], XDG_STATE_HOME: environment['XDG_STATE_HOME'], HOME: environment['HOME'] }),
-      database: 'freshet',
-      log: (message, detail) => log.info(detail ?? {}, message),
-    })
+    return await startEmbedded({ ...embeddedPlace(config), log: (message, detail) => log.info(detail ?? {}, message) })
   } catch (error) {
-    if (!(error instanceof EmbeddedError)) throw error
-    throw new StartupError(error.message.replace(/\.$/, ''), 'or set DATABASE_URL to a PostgreSQL of your own', { cause: error })
+    throw explainEmbedded(error)
   }
 }
 

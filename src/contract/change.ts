@@ -41,6 +41,8 @@ export interface ColumnDefinition {
   readonly type: string
   readonly nullable: boolean
   readonly conversion: Conversion
+  /** The type, without length or scale, in which values of a filter are compared with it. */
+  readonly comparedAs: string
 }
 
 export interface TableDefinition {
@@ -109,6 +111,6 @@ export interface ChangeSource {
   readChanges(range: { since: number; version: number; tableId: number; afterSeq?: number; limit?: number }): AsyncIterable<readonly LoggedChange[]>
   /** Opens a state of all windows at one version; `versionAfter` resolves to the newest version once it is above its argument. */
   openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading>
-  /** The canonical JSON of a filter value; throws ApiError invalid_filter when it does not cast. */
+  /** The JSON of a filter value, as its column compares it; throws ApiError invalid_filter when it does not cast. */
   castFilter(column: ColumnDefinition, value: string): Promise<string>
 }

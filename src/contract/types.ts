@@ -595,6 +595,7 @@ export interface components {
          *
          *     | code | status | meaning |
          *     |---|---|---|
+         *     | `malformed_request` | 400 | this is not HTTP as the server speaks it |
          *     | `malformed_body` | 400 | the body is not what this address takes |
          *     | `malformed_cursor` | 400 | `since` was not given by any server, or is longer than 64 bytes |
          *     | `unknown_parameter` | 400 | this address has no such parameter, this channel no such filter |
@@ -606,10 +607,12 @@ export interface components {
          *     | `not_found` | 404 | there is no such address |
          *     | `method_not_allowed` | 405 | the address has not this method; `Allow` names those it has |
          *     | `not_acceptable` | 406 | `Accept` leaves out what this address gives |
+         *     | `request_timeout` | 408 | the request took too long to arrive |
          *     | `payload_too_large` | 413 | the body is too large |
          *     | `uri_too_long` | 414 | the URL is too long |
          *     | `unsupported_media_type` | 415 | the body is not JSON |
          *     | `rate_limited` | 429 | this client asks too often |
+         *     | `headers_too_large` | 431 | the headers are too large |
          *     | `internal` | 500 | a fault of the server |
          *     | `too_many_streams` | 503 | no room for another stream |
          *     | `draining` | 503 | the server is shutting down |
@@ -617,7 +620,7 @@ export interface components {
          *     | `channel_parked` | 503 | the channel cannot be served; its description says why |
          * @enum {string}
          */
-        ProblemCode: "malformed_body" | "malformed_cursor" | "unknown_parameter" | "duplicated_parameter" | "invalid_parameter" | "invalid_filter" | "unknown_filter" | "unknown_channel" | "not_found" | "method_not_allowed" | "not_acceptable" | "payload_too_large" | "uri_too_long" | "unsupported_media_type" | "rate_limited" | "internal" | "too_many_streams" | "draining" | "database_unreachable" | "channel_parked";
+        ProblemCode: "malformed_request" | "malformed_body" | "malformed_cursor" | "unknown_parameter" | "duplicated_parameter" | "invalid_parameter" | "invalid_filter" | "unknown_filter" | "unknown_channel" | "not_found" | "method_not_allowed" | "not_acceptable" | "request_timeout" | "payload_too_large" | "uri_too_long" | "unsupported_media_type" | "rate_limited" | "headers_too_large" | "internal" | "too_many_streams" | "draining" | "database_unreachable" | "channel_parked";
     };
     responses: {
         /** @description The channels, in the order of their names. */

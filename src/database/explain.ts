@@ -1,8 +1,8 @@
 /** Why the database cannot be used, in one sentence with its cure. Whatever already is such a sentence passes unchanged. */
 import { StartupError } from '../errors.ts'
 
-/** The error as a StartupError where it comes from PostgreSQL or the way to it; anything else as it is. */
-export function explainDatabase(error: unknown): unknown {
+/** Any Error as a StartupError; `otherwise` is the cure where the error names none of its own. */
+export function explainDatabase(error: unknown, otherwise = 'run "freshet check" for what is wrong'): unknown {
   if (error instanceof StartupError || !(error instanceof Error)) return error
   const code = 'code' in error ? String(error.code) : ''
   const because = (reason: string, cure: string): StartupError => new StartupError(reason, cure, { cause: error })
@@ -13,6 +13,8 @@ export function explainDatabase(error: unknown): unknown {
     case '3D000': return because(error.message, 'create it or correct DATABASE_URL')
     case '42501': return because(`this role lacks a privilege (${error.message})`, 'run "freshet check" for the grants it needs')
     case '3F000': case '42P01': return because('the schema freshet is not in this database', 'start with MIGRATE=1, or run "freshet migrate"')
-    default: return because(`the database cannot be used (${error.message})`, 'run "freshet check" for what is wrong')
+    case '53300': return because(`PostgreSQL has no connection left (${error.message})`, 'raise max_connections, or end some of its clients')
+    case '57P03': return because(`PostgreSQL is not ready (${error.message})`, 'try again when it has started')
+    default: return because(`the database cannot be used (${error.message})`, otherwise)
   }
 }

@@ -67,7 +67,7 @@ export class Listener {
       { retryLimit: 1, paranoidChecking: false, parse: (text: string) => text, serialize: String },
     )
     this.#subscriber = subscriber
-    subscriber.events.on('error', (error) => this.#fail(subscriber, error, delayMs))
+    subscriber.events.on('error', (error) => this.#fail(subscriber, error, this.#life === 'listening' ? 100 : delayMs))
     subscriber.notifications.on(CHANNEL, (payload: unknown) => this.#receive(String(payload)))
     try {
       await subscriber.connect()

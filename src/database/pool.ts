@@ -33,6 +33,7 @@ export interface PoolOptions {
 }
 
 export type Pool = pg.Pool
+export type PoolClient = pg.PoolClient
 export type Connection = pg.Client
 
 /** Everything but the pins that a connection of ours is made with. */
@@ -49,7 +50,8 @@ export function connectionSettings(url: string, role: ConnectionRole): pg.Client
 export function createPool({ url, max, onError }: PoolOptions): Pool {
   const pool = new pg.Pool({
     ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000,
-    // Awaited before anybody gets the client: nobody reads through another's settings.
+    // Awaited before anybody gets the client, whatever its type says: nobody reads through another's settings.
+    // eslint-disable-next-line @typescript-eslint/no-misused-promises
     onConnect: async (client) => { await client.query(`${PINS}; set statement_timeout = '60s'`) },
   })
   // Without handlers a connection that drops, idle or lent, ends the process.
@@ -59,8 +61,8 @@ export function createPool({ url, max, onError }: PoolOptions): Pool {
 }
 
 /** One connection of its own, for what lives in a session: the clock's lock. */
-export async function connect(url: string, role: ConnectionRole, onError: (error: Error) => void): Promise<Connection> {
-  const client = new pg.Client({ ...connectionSettings(url, role), query_timeout: 10_000 })
+export async function connect(url: string, role: ConnectionRole, onError: (error: Error) => void, queryTimeoutMs = 10_000): Promise<Connection> {
+  const client = new pg.Client({ ...connectionSettings(url, role), query_timeout: queryTimeoutMs })
   client.on('error', onError)
   await client.connect()
   await client.query(PINS)

@@ -6,6 +6,7 @@ import { LRUCache } from 'lru-cache'
 import { RangeLost, type ChangeSource, type LoggedChange, type Window } from '../contract/change.ts'
 import { filterKey, foldChanges, PartBuilder, WindowRenderer } from './fold.ts'
 import type { Ring } from './ring.ts'
+import { Spool } from './spool.ts'
 
 /** A run of rendered changes of one channel: the inside of a `changes` array. */
 export interface Part {
@@ -17,12 +18,27 @@ export interface Delta {
   /** Null on a reset: everything before is to be forgotten. */
   readonly since: number | null
   readonly version: number
-  /** All of it, or, when it is large, as it is read: consume it to the end or `return()` it. */
-  readonly parts: readonly Part[] | AsyncIterable<Part>
+  /** All of it, or, when it is large, to be read from a file: consume it to the end or `discard` it. */
+  readonly parts: readonly Part[] | AsyncIterableIterator<Part>
 }
 
-/** Above this a rendering is not kept but streamed to each reader anew. */
-const MAX_SHARED_BYTES = 8 * 1024 * 1024
+/** Lets go of an answer that nobody will read. */
+export async function discard({ parts }: Delta): Promise<void> {
+  if (Symbol.asyncIterator in parts) await parts.return?.()
+}
+
+/** Above this a rendering is not kept in memory. */
+const MAX_HELD_BYTES = 8 * 1024 * 1024
+
+/** What all who ask the same share. */
+interface Rendering {
+  readonly since: number | null
+  readonly version: number
+  readonly content: readonly Part[] | Spool
+}
+
+/** An answer on its way: the parts as the database gives them. */
+type Opened = Omit<Delta, 'parts'> & { readonly parts: AsyncIterable<Part> }
 
 export interface AnswererOptions {
   readonly source: ChangeSource
@@ -40,7 +56,8 @@ export class Answerer {
   readonly #source: ChangeSource
   readonly #versionAfter: (number: number) => Promise<number>
   readonly #rendered: LRUCache<string, readonly Part[]>
-  readonly #flights = new Map<string, Promise<Delta>>()
+  readonly #flights = new Map<string, Promise<Rendering>>()
+  #clearings = 0
 
   constructor({ source, cacheBytes, versionAfter }: AnswererOptions) {
     this.#source = source
@@ -54,6 +71,7 @@ export class Answerer {
 
   /** Nothing rendered so far is true any more: another epoch, or other columns under the same name. */
   clear(): void {
+    this.#clearings += 1
     this.#rendered.clear()
     this.#flights.clear()
   }
@@ -79,19 +97,22 @@ export class Answerer {
   /** The delta from the log. Rejects with RangeLost when the log no longer has it. */
   deltaFromLog(question: Question): Promise<Delta> {
     const key = `${question.windows.map(windowKey).join(' ')} ${question.since} ${question.version}`
-    return this.#share(key, async () => ({ since: question.since, version: question.version, parts: this.#readLog(question) }))
+    return this.#share(key, () => Promise.resolve({ since: question.since, version: question.version, parts: this.#readLog(question) }))
   }
 
-  /** The whole state; `lastTouched` names it by the last version that touched the windows at or below the one read. */
+  /** The whole state, or RangeLost when it must be asked anew; `lastTouched` names it by the last version that touched the windows at or below the one read. */
   state(windows: readonly Window[], lastTouched: (upTo: number) => number): Promise<Delta> {
     const key = `state ${windows.map(windowKey).join(' ')}`
     const current = this.#rendered.get(`${key} ${lastTouched(Infinity)}`)
     if (current !== undefined) return Promise.resolve({ since: null, version: lastTouched(Infinity), parts: current })
     return this.#share(key, async () => {
+      const clearings = this.#clearings
       const reading = await this.#source.openState(windows, this.#versionAfter)
       try {
         // This node may not have heard of the version yet.
         await this.#versionAfter(reading.version - 1)
+        // It would be rendered with the old columns and bear a version that promises the new ones.
+        if (clearings !== this.#clearings) throw new RangeLost('its definition changed while it was read')
       } catch (error) {
         await reading.close()
         throw error
@@ -100,25 +121,37 @@ export class Answerer {
     }, (delta) => `${key} ${delta.version}`)
   }
 
-  /** One reader for all who ask the same at the same time; what turns out small is kept and shared, what is large goes to the first. */
-  async #share(key: string, open: () => Promise<Delta>, keyOf: (delta: Delta) => string = () => key): Promise<Delta> {
-    const kept = this.#rendered.get(key)
-    const flying = this.#flights.get(key)
-    if (kept === undefined && flying !== undefined) {
-      const delta = await flying
-      if (Array.isArray(delta.parts)) return delta
-      return open()
-    }
-    const flight = open().then(async (delta) => {
-      const parts = await collect(delta.parts)
-      if (Array.isArray(parts)) this.#rendered.set(keyOf(delta), parts)
-      return { ...delta, parts }
+  /** One reading for all who ask the same at the same time. What turns out small is kept, what is large is shared while it is written. */
+  async #share(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string = () => key): Promise<Delta> {
+    const kept = this.#flights.get(key)
+    const delta = kept === undefined ? null : handOut(await kept)
+    return delta ?? this.#begin(key, open, keyOf)
+  }
+
+  async #begin(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string): Promise<Delta> {
+    const flight = open().then(async (opened): Promise<Rendering> => {
+      const content = await collect(opened.parts)
+      if (!(content instanceof Spool) && this.#flights.get(key) === flight) this.#rendered.set(keyOf(opened), content)
+      return { since: opened.since, version: opened.version, content }
     })
     this.#flights.set(key, flight)
-    try {
-      return await flight
-    } finally {
+    const land = (): void => {
       if (this.#flights.get(key) === flight) this.#flights.delete(key)
+    }
+    try {
+      const rendering = await flight
+      const delta = handOut(rendering)
+      if (delta === null) throw new Error('an answer was gone before anybody read it')
+      if (rendering.content instanceof Spool) {
+        rendering.content.release()
+        void rendering.content.settled().then(land)
+      } else {
+        land()
+      }
+      return delta
+    } catch (error) {
+      land()
+      throw error
     }
   }
 
@@ -187,9 +220,14 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
   }
 }
 
-/** All parts if they are small together; else what was read, followed by the rest as it comes. */
-async function collect(parts: readonly Part[] | AsyncIterable<Part>): Promise<readonly Part[] | AsyncIterable<Part>> {
-  if (!(Symbol.asyncIterator in parts)) return parts
+/** A rendering for one reader; null when it has failed or everybody else has left it. */
+function handOut({ since, version, content }: Rendering): Delta | null {
+  const parts = content instanceof Spool ? content.reader() : content
+  return parts === null ? null : { since, version, parts }
+}
+
+/** All parts if they are small together; else a file that they are written to. */
+async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Spool> {
   const iterator = parts[Symbol.asyncIterator]()
   const collected: Part[] = []
   let bytes = 0
@@ -198,16 +236,13 @@ async function collect(parts: readonly Part[] | AsyncIterable<Part>): Promise<re
     if (next.done === true) return collected
     collected.push(next.value)
     bytes += next.value.changes.length
-    if (bytes > MAX_SHARED_BYTES) return followed(collected, iterator)
-  }
-}
-
-async function *followed(collected: Part[], rest: AsyncIterator<Part>): AsyncGenerator<Part> {
-  try {
-    for (let part = collected.shift(); part !== undefined; part = collected.shift()) yield part
-    for (let next = await rest.next(); next.done !== true; next = await rest.next()) yield next.value
-  } finally {
-    await rest.return?.()
+    if (bytes <= MAX_HELD_BYTES) continue
+    try {
+      return await Spool.open(collected, iterator)
+    } catch (error) {
+      await iterator.return?.()
+      throw error
+    }
   }
 }
 

@@ -65,8 +65,13 @@ export class WindowRenderer {
 
 /** A value as rendered in a row, in the one form in which filter values are compared. */
 export function canonicalValue(value: string, column: ColumnDefinition | undefined): string {
-  // As trim_scale: 1.50 is 1.5, 2.00 is 2.
-  return column?.type.startsWith('numeric') === true && value.includes('.') ? value.replace(/\.?0+$/, '') : value
+  switch (column?.comparedAs) {
+    // As trim_scale: 1.50 is 1.5, 2.00 is 2.
+    case 'numeric': return value.includes('.') ? value.replace(/\.?0+$/, '') : value
+    // Padded to its length, and equal without.
+    case 'bpchar': return value.replace(/ +"$/, '"')
+    default: return value
+  }
 }
 
 /** The filters of a window as text: equal filters, equal text. */
@@ -81,10 +86,11 @@ export class PartBuilder {
 
   /** The finished part, if this change began a new one. */
   add(text: string): Buffer | null {
-    const isFull = this.#texts.length > 0 && (this.#texts.length >= MAX_PART_CHANGES || this.#bytes + text.length > MAX_PART_BYTES)
+    const bytes = Buffer.byteLength(text) + 1
+    const isFull = this.#texts.length > 0 && (this.#texts.length >= MAX_PART_CHANGES || this.#bytes + bytes > MAX_PART_BYTES)
     const finished = isFull ? this.take() : null
     this.#texts.push(text)
-    this.#bytes += text.length
+    this.#bytes += bytes
     return finished
   }
 

@@ -3,12 +3,18 @@
  * Versions come in through `accept`, in order; questions are answered from memory, the log or the tables; followers are told
  * of each version that concerns them. What cannot be answered truly becomes a reset, never an empty success.
  */
+import { setTimeout as delay } from 'node:timers/promises'
+import { LRUCache } from 'lru-cache'
 import type { Catalog, ChangeSource, ChannelDefinition, LoggedVersion, Window } from '../contract/change.ts'
 import type { Version } from '../contract/version.ts'
 import { ApiError, quoted } from '../errors.ts'
-import { Answerer, RangeLost, windowKey, type Delta } from './answer.ts'
-import { Feed, TableRoutes, type Follower } from './feed.ts'
-import { Ring } from './ring.ts'
+import { Answerer, discard, RangeLost, type Delta } from './answer.ts'
+import { Feeds, type Follower } from './feed.ts'
+import { canonicalValue } from './fold.ts'
+import { Freshness } from './freshness.ts'
+import { History } from './history.ts'
+
+export { feedKey } from './feed.ts'
 
 export interface HubOptions {
   readonly source: ChangeSource
@@ -27,45 +33,54 @@ export interface HubOptions {
 /** Up to date, or what to apply. */
 export type Answer = { readonly kind: 'unchanged' } | ({ readonly kind: 'delta' } & Delta)
 
-/** Silence of the database that is said aloud. Safety polls are a fraction of it. */
-const STALE_AFTER_MS = 5_000
+/** How often a question is asked anew because the ground moved under it. */
+const MAX_TRIES = 5
 
 const UNCHANGED: Answer = { kind: 'unchanged' }
 
 export class Hub {
+  /** Told by whoever reads the database; the rest of the world asks `staleSinceMs`. */
+  readonly freshness = new Freshness()
   readonly #options: Required<Omit<HubOptions, 'onTouched'>> & Pick<HubOptions, 'onTouched'>
+  readonly #history: History
   readonly #answerer: Answerer
-  readonly #feeds = new Map<string, Feed>()
-  readonly #routes = new Map<number, TableRoutes>()
-  readonly #waiters = new Set<{ above: number; resolve: (head: number) => void }>()
-  readonly #casts = new Map<string, string>()
+  readonly #feeds: Feeds
+  /** Bounded in bytes: a short number may have a hundred thousand digits. */
+  readonly #casts = new LRUCache<string, string>({ maxSize: 4e6, sizeCalculation: (value, key) => value.length + key.length })
   #catalog: Catalog | null = null
   #channels: ReadonlyMap<string, ChannelDefinition> = new Map()
-  #touched = new Map<number, { version: number; born: number }>()
-  #leaps: { number: number; leaptFrom: number }[] = []
-  #head = 0
-  #ring = new Ring(0, new Map())
+  /** Versions that wait: for a load to end, or for the catalog of one before them. */
   #arrived: LoggedVersion[] = []
+  #arriving = 0
   #isApplying = false
-  #contactMs = Date.now()
+  /** Counts the loads begun: what arrived before the last of them may be of another epoch. */
+  #loads = 0
+  /** Counts those that have read their catalog. */
+  #beginnings = 0
+  #isAwaitingLoad = true
+  #isLoading = false
+  #lastReading: Promise<void> = Promise.resolve()
+  #nextReading: Promise<Catalog> | null = null
+  #isClosed = false
 
   constructor(options: HubOptions) {
     this.#options = { ringBytes: 32e6, cacheBytes: 64e6, futureWaitMs: 1_000, clockWaitMs: 10_000, ...options }
+    this.#history = new History(this.#options.ringBytes)
     this.#answerer = new Answerer({
       source: options.source,
       cacheBytes: this.#options.cacheBytes,
-      versionAfter: (number) => this.versionAfter(number, this.#options.clockWaitMs),
+      versionAfter: (number) => this.#history.versionAfter(number, this.#options.clockWaitMs),
     })
-  }
-
-  /** PostgreSQL has just answered: what is here is what is there. */
-  contact(): void {
-    this.#contactMs = Date.now()
+    this.#feeds = new Feeds({
+      deltaOf: (windows, since, { number }) =>
+        this.#answerer.deltaFromMemory({ windows: this.#history.touchedSince(windows, since), since, version: number }, this.#history.ring),
+      onError: options.onError,
+    })
   }
 
   /** Since when what is here may be out of date, ms since 1970; null while the database answers. */
   get staleSinceMs(): number | null {
-    return this.isLoaded && Date.now() - this.#contactMs <= STALE_AFTER_MS ? null : this.#contactMs
+    return this.freshness.staleSinceMs
   }
 
   get isLoaded(): boolean {
@@ -78,7 +93,7 @@ export class Hub {
 
   /** The newest version this node holds. */
   get head(): number {
-    return this.#head
+    return this.#history.head
   }
 
   get floor(): number {
@@ -86,14 +101,13 @@ export class Hub {
   }
 
   get size(): { readonly ringBytes: number; readonly ringVersions: number; readonly cacheBytes: number; readonly feeds: number; readonly followers: number } {
-    let followers = 0
-    for (const feed of this.#feeds.values()) followers += feed.size
-    return { ringBytes: this.#ring.bytes, ringVersions: this.#ring.length, cacheBytes: this.#answerer.cachedBytes, feeds: this.#feeds.size, followers }
+    const { ring } = this.#history
+    return { ringBytes: ring.bytes, ringVersions: ring.length, cacheBytes: this.#answerer.cachedBytes, feeds: this.#feeds.size, followers: this.#feeds.followers }
   }
 
   /** The newest version handed in, which may still wait for a catalog. */
   get arriving(): number {
-    return this.#arrived.at(-1)?.number ?? this.#head
+    return Math.max(this.#arriving, this.#history.head)
   }
 
   /** All channels, by name. */
@@ -109,31 +123,42 @@ export class Hub {
     throw new ApiError('unknown_channel', `There is no channel ${quoted(name)}.`)
   }
 
-  /** The last version that touched any of the windows' tables; `upTo` itself when that one is later. */
-  lastTouched(windows: readonly Window[], upTo = Infinity): number {
-    // A table that nothing has touched is as it was at the first version of the epoch.
-    let last = this.#leaps[0]?.number ?? 0
-    for (const { channel } of windows) last = Math.max(last, this.#touched.get(channel.table.id)?.version ?? 0)
-    return Math.min(last, upTo)
+  /** The last version that touched any of the windows' tables. */
+  lastTouched(windows: readonly Window[]): number {
+    return this.#history.lastTouched(windows)
   }
 
-  /** Reads the catalog and forgets everything else: at the start, in a new epoch, after a loss. Every follower must ask anew. */
+  /** Whether this epoch has had a version of that number, as far as this node knows. */
+  wasIssued(number: number): boolean {
+    return this.#history.wasIssued(number)
+  }
+
+  /**
+   * Reads the catalog and forgets everything else: at the start, in a new epoch, after a loss. Every follower must ask anew.
+   * Until it has succeeded, what arrives waits; it is tried again with the next version that does.
+   */
   async load(): Promise<void> {
-    const catalog = await this.#options.source.readCatalog()
-    this.#define(catalog)
-    this.#head = catalog.head
-    this.#leaps = [...catalog.leaps]
-    this.#touched = new Map(catalog.touched)
-    this.#ring = new Ring(this.#options.ringBytes, catalog.touched)
+    this.#loads += 1
+    const load = this.#loads
+    this.#isAwaitingLoad = true
+    this.#isLoading = true
+    // Whatever waits has been committed: the catalog that is read from here on has it, or is of another epoch.
     this.#arrived = []
+    this.#arriving = 0
+    const catalog = await this.#readCatalog().finally(() => { this.#isLoading = load !== this.#loads })
+    this.#define(catalog)
+    this.#history.begin(catalog)
+    this.#beginnings += 1
     this.#answerer.clear()
-    for (const feed of this.#feeds.values()) feed.overtake()
-    this.#announceHead()
+    this.#feeds.overtakeAll()
+    if (load !== this.#loads) return
+    this.#isAwaitingLoad = false
+    void this.#applyArrived()
   }
 
   /** Reads floor and channels again; what is remembered stays. */
   async refresh(): Promise<void> {
-    const catalog = await this.#options.source.readCatalog()
+    const catalog = await this.#readCatalog()
     if (catalog.epoch === this.epoch) this.#define(catalog)
     else await this.load()
   }
@@ -141,20 +166,14 @@ export class Hub {
   /** Takes the next version. Those at or below the head are ignored. */
   accept(version: LoggedVersion): void {
     this.#arrived.push(version)
-    if (!this.#isApplying) void this.#applyArrived()
+    this.#arriving = version.number
+    if (!this.#isAwaitingLoad) void this.#applyArrived()
+    else if (!this.#isLoading) this.load().catch((error: unknown) => this.#report(error))
   }
 
-  /** Resolves to the head once it is above `number`; rejects with ApiError database_unreachable after `patienceMs`. */
-  versionAfter(number: number, patienceMs: number): Promise<number> {
-    if (this.#head > number) return Promise.resolve(this.#head)
-    return new Promise((resolve, reject) => {
-      const waiter = { above: number, resolve: (head: number) => { clearTimeout(timer); resolve(head) } }
-      const timer = setTimeout(() => {
-        this.#waiters.delete(waiter)
-        reject(new ApiError('database_unreachable', 'The clock has not numbered the latest changes yet.'))
-      }, patienceMs)
-      this.#waiters.add(waiter)
-    })
+  /** Asks the database no more. */
+  close(): void {
+    this.#isClosed = true
   }
 
   /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */
@@ -166,20 +185,13 @@ export class Hub {
   }
 
   /** What a holder of `cursor` must apply (null: holds nothing). */
-  async answer(given: readonly Window[], cursor: Version | null): Promise<Answer> {
-    const windows = this.#current(given)
-    const since = cursor === null ? null : await this.#startingPoint(windows, cursor)
-    if (since === null) return this.#reset(windows)
-    const version = this.lastTouched(windows)
-    if (version <= since) return UNCHANGED
-    const question = { windows: this.#touchedSince(windows, since), since, version }
-    const remembered = this.#answerer.deltaFromMemory(question, this.#ring)
-    if (remembered !== null) return { kind: 'delta', ...remembered }
-    try {
-      return { kind: 'delta', ...await this.#answerer.deltaFromLog(question) }
-    } catch (error) {
-      if (error instanceof RangeLost) return this.#reset(windows)
-      throw error
+  async answer(windows: readonly Window[], cursor: Version | null): Promise<Answer> {
+    for (let attempt = 1; ; attempt += 1) {
+      const beginnings = this.#beginnings
+      const answer = await this.#answerOnce(windows, cursor)
+      // Its numbers would be read as those of the epoch that has begun meanwhile.
+      if (beginnings === this.#beginnings || attempt === MAX_TRIES) return answer
+      if (answer.kind === 'delta') await discard(answer)
     }
   }
 
@@ -190,18 +202,13 @@ export class Hub {
   follow(windows: readonly Window[], version: Version, follower: Follower): boolean {
     if (version.epoch !== this.epoch) return false
     const current = this.#current(windows)
-    if (this.lastTouched(current) > version.number) return false
-    const key = feedKey(current)
-    const feed = this.#feeds.get(key) ?? this.#addFeed(key, current)
-    feed.add(follower, version.number)
+    if (this.#history.lastTouched(current) > version.number) return false
+    this.#feeds.follow(current, version.number, follower)
     return true
   }
 
   unfollow(windows: readonly Window[], follower: Follower): void {
-    const key = feedKey(windows)
-    const feed = this.#feeds.get(key)
-    feed?.remove(follower)
-    if (feed?.isEmpty === true) this.#dropFeed(key, feed)
+    this.#feeds.unfollow(windows, follower)
   }
 
   /**
@@ -209,12 +216,8 @@ export class Hub {
    * grow old; null when it is there already.
    */
   advance(windows: readonly Window[], from: number, follower: Follower): Version | null {
-    const feed = this.#feeds.get(feedKey(windows))
-    const group = feed?.groups.get(from)
-    const number = this.lastTouched(windows)
-    if (feed === undefined || group?.has(follower) !== true || number <= from) return null
-    feed.remove(follower)
-    feed.add(follower, number)
+    const number = this.#history.lastTouched(windows)
+    if (number <= from || !this.#feeds.advance(windows, { from, to: number }, follower)) return null
     return { epoch: this.epoch, number }
   }
 
@@ -223,103 +226,62 @@ export class Hub {
     this.#channels = new Map(catalog.channels.map((channel) => [channel.name, channel]))
   }
 
+  /** One at a time, so that of two catalogs the later one is the newer; who asks before the next one begins gets that. */
+  #readCatalog(): Promise<Catalog> {
+    if (this.#nextReading !== null) return this.#nextReading
+    const reading = this.#lastReading.then(() => {
+      this.#nextReading = null
+      return this.#options.source.readCatalog()
+    })
+    this.#nextReading = reading
+    this.#lastReading = reading.then(() => undefined, () => undefined)
+    return reading
+  }
+
   async #applyArrived(): Promise<void> {
+    if (this.#isApplying) return
     this.#isApplying = true
     try {
-      for (let version = this.#arrived.shift(); version !== undefined; version = this.#arrived.shift()) {
-        if (version.number <= this.#head) continue
+      for (let version = this.#nextArrived(); version !== undefined; version = this.#nextArrived()) {
+        if (version.number <= this.#history.head) continue
+        const loads = this.#loads
         // A table that starts anew may have other columns, another name, or none.
-        if (version.reset.length > 0) await this.#refreshUntilRead()
-        this.#apply(version)
+        if (version.reset.length > 0) await this.#refreshUntilRead(loads)
+        if (loads === this.#loads) this.#apply(version)
       }
+    } catch (error) {
+      this.#report(error)
     } finally {
       this.#isApplying = false
     }
   }
 
-  async #refreshUntilRead(): Promise<void> {
-    for (let attempt = 0; ; attempt += 1) {
+  #nextArrived(): LoggedVersion | undefined {
+    return this.#isAwaitingLoad ? undefined : this.#arrived.shift()
+  }
+
+  /** Ends early when everything is loaded anew. */
+  async #refreshUntilRead(loads: number): Promise<void> {
+    for (let attempt = 0; !this.#isClosed && loads === this.#loads; attempt += 1) {
       try {
-        const catalog = await this.#options.source.readCatalog()
+        const catalog = await this.#readCatalog()
         // In another epoch these versions are nobody's; the follower will say so and load() what there is.
         if (catalog.epoch === this.epoch) this.#define(catalog)
         return
       } catch (error) {
-        this.#options.onError(error instanceof Error ? error : new Error(String(error)))
-        await new Promise((resolve) => setTimeout(resolve, Math.min(2_000, 50 * 2 ** attempt)))
+        this.#report(error)
+        await delay(Math.min(2_000, 50 * 2 ** attempt), undefined, { ref: false })
       }
     }
   }
 
   #apply(version: LoggedVersion): void {
-    if (version.number <= this.#head) return
-    this.#ring.push(version)
-    this.#head = version.number
-    if (version.leaptFrom !== null) this.#leaps.push({ number: version.number, leaptFrom: version.leaptFrom })
-    for (const tableId of version.touched) {
-      const born = version.reset.includes(tableId) ? version.number : this.#touched.get(tableId)?.born ?? 0
-      this.#touched.set(tableId, { version: version.number, born })
-    }
+    // Before anybody waits no more for it: nothing rendered with other columns may be found.
     if (version.reset.length > 0) this.#answerer.clear()
-    this.#tellFollowers(version)
-    this.#announceHead()
+    this.#history.add(version)
+    this.#feeds.tell(version)
     for (const { name, table } of this.#channels.values()) {
       if (version.touched.includes(table.id)) this.#options.onTouched?.(name, version.mintedAtMs)
-    }
-  }
-
-  #announceHead(): void {
-    for (const waiter of this.#waiters) {
-      if (this.#head <= waiter.above) continue
-      this.#waiters.delete(waiter)
-      waiter.resolve(this.#head)
-    }
-  }
-
-  #tellFollowers(version: LoggedVersion): void {
-    const concerned = new Set<Feed>()
-    for (const tableId of version.touched) {
-      const routes = this.#routes.get(tableId)
-      if (routes === undefined) continue
-      const mayFollow = version.changes !== null && !version.reset.includes(tableId)
-      const feeds = mayFollow ? routes.concerned(version.changes.filter((change) => change.tableId === tableId)) : routes.everyFeed()
-      for (const feed of feeds) concerned.add(feed)
-    }
-    for (const feed of concerned) this.#tellFeed(feed, version)
-  }
-
-  #tellFeed(feed: Feed, version: LoggedVersion): void {
-    const startsAnew = feed.windows.some(({ channel }) => version.reset.includes(channel.table.id))
-    for (const from of [...feed.groups.keys()]) {
-      const delta = startsAnew || version.changes === null ? null
-        : this.#answerer.deltaFromMemory({ windows: this.#touchedSince(feed.windows, from), since: from, version: version.number }, this.#ring)
-      if (delta === null) {
-        feed.overtake()
-        break
-      }
-      // Nothing in it for these filters: the followers stay where they are.
-      if (!(Symbol.asyncIterator in delta.parts) && delta.parts.length > 0) feed.deliver(from, delta)
-    }
-    if (feed.isEmpty) this.#dropFeed(feed.key, feed)
-  }
-
-  #addFeed(key: string, windows: readonly Window[]): Feed {
-    const feed = new Feed(key, windows)
-    this.#feeds.set(key, feed)
-    for (const window of windows) {
-      const routes = this.#routes.get(window.channel.table.id) ?? new TableRoutes()
-      this.#routes.set(window.channel.table.id, routes)
-      routes.add(window, feed)
-    }
-    return feed
-  }
-
-  #dropFeed(key: string, feed: Feed): void {
-    if (!this.#feeds.delete(key)) return
-    for (const window of feed.windows) {
-      const routes = this.#routes.get(window.channel.table.id)
-      routes?.remove(window, feed)
-      if (routes?.isEmpty === true) this.#routes.delete(window.channel.table.id)
     }
   }
 
@@ -334,58 +296,62 @@ export class Hub {
     })
   }
 
+  async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {
+    const since = cursor === null ? null : await this.#startingPoint(this.#current(given), cursor)
+    if (since === null) return this.#reset(given)
+    const windows = this.#current(given)
+    const version = this.#history.lastTouched(windows)
+    if (version <= since) return UNCHANGED
+    const question = { windows: this.#history.touchedSince(windows, since), since, version }
+    const remembered = this.#answerer.deltaFromMemory(question, this.#history.ring)
+    if (remembered !== null) return { kind: 'delta', ...remembered }
+    try {
+      return { kind: 'delta', ...await this.#answerer.deltaFromLog(question) }
+    } catch (error) {
+      if (error instanceof RangeLost) return this.#reset(given)
+      throw error
+    }
+  }
+
   /** The number to start from; null where only a reset is true. */
   async #startingPoint(windows: readonly Window[], { epoch, number }: Version): Promise<number | null> {
     if (epoch !== this.epoch) return null
-    if (number > this.#head) {
-      const isComing = await this.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)
-      if (!isComing) return null
+    if (number > this.#history.head) {
+      const isComing = await this.#history.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)
+      if (!isComing || epoch !== this.epoch) return null
     }
-    if (!this.#wasIssued(number)) return null
-    const born = Math.max(...windows.map(({ channel }) => this.#touched.get(channel.table.id)?.born ?? 0))
-    if (number < born) return null
-    return number
+    return this.#history.wasIssued(number) && number >= this.#history.born(windows) ? number : null
   }
 
-  /** Numbers run from each leap to the last before the next; one in between was never issued, or was lost in a crash. */
-  #wasIssued(number: number): boolean {
-    if (number > this.#head) return false
-    const leap = this.#leaps.findLastIndex((candidate) => candidate.number <= number)
-    const next = this.#leaps[leap + 1]
-    return leap >= 0 && (next === undefined || number <= next.leaptFrom)
-  }
-
-  #touchedSince(windows: readonly Window[], since: number): readonly Window[] {
-    return windows.filter(({ channel }) => (this.#touched.get(channel.table.id)?.version ?? 0) > since)
-  }
-
-  async #reset(windows: readonly Window[]): Promise<Answer> {
+  async #reset(given: readonly Window[]): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {
+      const windows = this.#current(given)
       try {
-        return { kind: 'delta', ...await this.#answerer.state(windows, (upTo) => this.lastTouched(windows, upTo)) }
+        return { kind: 'delta', ...await this.#answerer.state(windows, (upTo) => this.#history.lastTouched(windows, upTo)) }
       } catch (error) {
-        // A table that is truncated again and again would keep us here for ever.
-        if (!(error instanceof RangeLost) || attempt === 5) throw error
+        if (!(error instanceof RangeLost)) throw error
+        // A table that is truncated again and again, or gone, would keep us here for ever.
+        if (attempt === MAX_TRIES) throw new ApiError('channel_parked', `The rows cannot be read: ${error.message}.`, { cause: error, retryAfterSeconds: 2 })
+        await this.refresh()
       }
     }
+  }
+
+  #report(error: unknown): void {
+    this.#options.onError(error instanceof Error ? error : new Error(String(error)))
   }
 
   async #cast(channel: ChannelDefinition, name: string, value: string): Promise<string> {
     const column = channel.table.columns.find((candidate) => candidate.name === name)
     if (column === undefined || !channel.filters.includes(name)) throw unknownFilter(channel, name)
-    if (column.type === 'text') return JSON.stringify(value)
-    const key = JSON.stringify([column.type, value])
+    if (column.comparedAs === 'text') return JSON.stringify(value)
+    const key = JSON.stringify([column.comparedAs, value])
     const known = this.#casts.get(key)
     if (known !== undefined) return known
-    const canonical = await this.#options.source.castFilter(column, value)
-    if (this.#casts.size > 10_000) this.#casts.clear()
+    const canonical = canonicalValue(await this.#options.source.castFilter(column, value), column)
     this.#casts.set(key, canonical)
     return canonical
   }
-}
-
-export function feedKey(windows: readonly Window[]): string {
-  return windows.map(windowKey).join(' ')
 }
 
 function unknownFilter(channel: ChannelDefinition, name: string): ApiError {

@@ -1,16 +1,18 @@
 /**
  * The HTTP application: addresses, methods, cross-origin rules and limits. What an address does is in the file of its endpoint.
  */
+import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import type { IncomingMessage } from 'node:http'
+import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import { rateLimit } from 'express-rate-limit'
 import helmet from 'helmet'
 import { parse as parseYaml } from 'yaml'
 import type { Channel, Readiness } from '../contract/names.ts'
-import { parseChannelName, parseNothing } from '../contract/request.ts'
+import { parseChannelName, parseManyStream, parseNothing } from '../contract/request.ts'
 import { formatVersion } from '../contract/version.ts'
-import { ApiError, ERROR_KINDS } from '../errors.ts'
+import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
 import { methods, problemHandler, sendProblem } from './problem.ts'
@@ -37,6 +39,7 @@ export interface AppOptions {
   readonly onError: (error: unknown) => void
 }
 
+const JSON_TYPE = 'application/json; charset=utf-8'
 const GET = ['GET', 'HEAD', 'OPTIONS']
 const root = new URL('../../', import.meta.url)
 
@@ -51,9 +54,10 @@ const CONTENT_SECURITY = {
 export async function createApp(options: AppOptions): Promise<Express> {
   const app = express()
   app.disable('x-powered-by')
-  app.set('etag', false)
   // The contract parses queries by itself, strictly.
   app.set('query parser', false)
+  // One address, one spelling: rules about a path must not be escaped by writing it in capitals.
+  app.set('case sensitive routing', true)
   app.set('trust proxy', options.trustProxy)
   app.use(countRequests(options.onRequest))
   app.use((_request, response, next) => {
@@ -62,34 +66,39 @@ export async function createApp(options: AppOptions): Promise<Express> {
   })
   serveOperations(app, options)
   app.use('/v1', crossOrigin(options.hub))
-  if (options.rateLimit > 0) app.use(limitRate(options.rateLimit))
+  if (options.rateLimit > 0) app.use(limitRate(options.rateLimit, options.sse))
   serveChannels(app, options)
   await serveDocuments(app)
   serveDemo(app, options)
   servePages(app)
   app.use((request) => {
-    throw new ApiError('not_found', `There is nothing at ${JSON.stringify(request.path.slice(0, 80))}.`)
+    throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
   return app
+}
+
+/** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
+function answer(response: Response, type: string, body: string): void {
+  response.set({ 'Cache-Control': 'no-store', 'Content-Type': type, 'Content-Length': String(Buffer.byteLength(body)) }).end(body)
 }
 
 /** Liveness, readiness and figures: before any limit, for whoever watches. */
 function serveOperations(app: Express, { readiness, metrics }: AppOptions): void {
   app.route('/healthz').get((request, response) => {
     parseNothing(rawQuery(request))
-    response.set('Cache-Control', 'no-store').json({ status: 'ok' })
+    answer(response, JSON_TYPE, JSON.stringify({ status: 'ok' }))
   }).all(methods(GET))
   app.route('/readyz').get(async (request, response) => {
     parseNothing(rawQuery(request))
     const ready = await readiness()
-    response.set('Cache-Control', 'no-store').status(ready.status === 'ready' ? 200 : 503)
+    response.status(ready.status === 'ready' ? 200 : 503)
     if (ready.status !== 'ready') response.set('Retry-After', '1')
-    response.json(ready)
+    answer(response, JSON_TYPE, JSON.stringify(ready))
   }).all(methods(GET))
   app.route('/metrics').get(async (request, response) => {
     parseNothing(rawQuery(request))
-    response.set({ 'Cache-Control': 'no-store', 'Content-Type': 'text/plain; version=0.0.4; charset=utf-8' }).send(await metrics())
+    answer(response, 'text/plain; version=0.0.4; charset=utf-8', await metrics())
   }).all(methods(GET))
 }
 
@@ -109,24 +118,24 @@ function serveChannels(app: Express, { hub, poll, sse, changesPerMinute, isDrain
     if (isDraining()) throw new ApiError('draining', 'The server is shutting down.', { retryAfterSeconds: 1 + Math.random() * 3 })
     next()
   }
-  app.route('/v1/channels').get(refuseWhileDraining, (request, response) => {
+  app.route('/v1/channels').get(accepting('application/json'), refuseWhileDraining, (request, response) => {
     parseNothing(rawQuery(request))
     if (!hub.isLoaded) throw new ApiError('database_unreachable', 'The server has not reached its database yet.')
     // The demo's first: it is what a newcomer looks for.
     const channels = hub.channels.toSorted((a, b) => Number(b.name === 'options') - Number(a.name === 'options'))
-    response.set('Cache-Control', 'no-store').json({ channels: channels.map(describe) })
+    answer(response, JSON_TYPE, JSON.stringify({ channels: channels.map(describe) }))
   }).all(methods(GET))
-  app.route('/v1/channels/:channel').get(refuseWhileDraining, (request, response) => {
+  app.route('/v1/channels/:channel').get(accepting('application/json'), refuseWhileDraining, (request, response) => {
     const channel = hub.channel(channelName(request))
     parseNothing(rawQuery(request))
-    response.set('Cache-Control', 'no-store').json(describe(channel))
+    answer(response, JSON_TYPE, JSON.stringify(describe(channel)))
   }).all(methods(GET))
-  app.route('/v1/channels/:channel/changes').get(refuseWhileDraining, (request, response) =>
+  app.route('/v1/channels/:channel/changes').get(accepting('application/json'), refuseWhileDraining, (request, response) =>
     poll.answer(request, response, channelName(request), rawQuery(request))).all(methods(GET))
   // No refusal here: EventSource would take it for the last word.
-  app.route('/v1/channels/:channel/stream').get((request, response) =>
+  app.route('/v1/channels/:channel/stream').get(accepting('text/event-stream'), (request, response) =>
     sse.one(request, response, channelName(request), rawQuery(request))).all(methods(GET))
-  app.route('/v1/stream').get((request, response) => sse.many(request, response, rawQuery(request))).all(methods(GET))
+  app.route('/v1/stream').get(accepting('text/event-stream'), (request, response) => sse.many(request, response, rawQuery(request))).all(methods(GET))
 }
 
 /** The contract as YAML and as JSON; the latter with the table of problems, for the documentation page. */
@@ -135,9 +144,12 @@ async function serveDocuments(app: Express): Promise<void> {
   const document = parseYaml(yaml) as { info: Record<string, unknown> }
   document.info['x-problems'] = Object.entries(ERROR_KINDS).map(([code, { status, title, hint }]) => ({ code, status, title, hint }))
   const json = JSON.stringify(document)
-  const serve = (type: string, body: string): RequestHandler => (request, response) => {
-    parseNothing(rawQuery(request))
-    response.set({ 'Cache-Control': 'no-cache', 'Content-Type': type, 'Access-Control-Allow-Origin': '*' }).send(body)
+  const serve = (type: string, body: string): RequestHandler => {
+    const etag = `W/"${createHash('sha256').update(body).digest('base64url').slice(0, 16)}"`
+    return (request, response) => {
+      parseNothing(rawQuery(request))
+      response.set({ 'Cache-Control': 'no-cache', 'Content-Type': type, 'ETag': etag, 'Access-Control-Allow-Origin': '*' }).send(body)
+    }
   }
   app.route('/openapi.yaml').get(serve('application/yaml; charset=utf-8', yaml)).all(methods(GET))
   app.route('/openapi.json').get(serve('application/json; charset=utf-8', json)).all(methods(GET))
@@ -156,15 +168,24 @@ function serveDemo(app: Express, { vote }: AppOptions): void {
   }).all(methods(allow))
 }
 
+/** [rfc9110 §12.5.1] refuses who wants nothing that is here; who says nothing wants anything. */
+function accepting(type: string): RequestHandler {
+  return (request, _response, next) => {
+    if (request.accepts(type) === false) throw new ApiError('not_acceptable', `This address gives ${type} only.`)
+    next()
+  }
+}
+
 const requireJson: RequestHandler = (request, _response, next) => {
   if (request.is('application/json') === false) throw new ApiError('unsupported_media_type', 'The body is not application/json.')
   next()
 }
 
 function servePages(app: Express): void {
-  const directory = new URL('src/pages/', root)
+  const directory = fileURLToPath(new URL('src/pages/', root))
   const page = (file: string): RequestHandler => (_request, response, next) => {
-    response.sendFile(new URL(file, directory).pathname, { etag: true, cacheControl: false, headers: { 'Cache-Control': 'no-cache' } }, (error) => {
+    // With a root: where npm installs, directories begin with a dot, which counts as hidden in a whole path.
+    response.sendFile(file, { root: directory, etag: true, cacheControl: false, headers: { 'Cache-Control': 'no-cache' } }, (error) => {
       if (error !== undefined && !response.headersSent) next(error)
     })
   }
@@ -172,16 +193,21 @@ function servePages(app: Express): void {
   app.route('/').get(page('index.html')).all(methods(GET))
   app.route('/tv').get(page('tv.html')).all(methods(GET))
   app.route('/docs').get(page('docs.html')).all(methods(GET))
-  app.use('/assets', express.static(directory.pathname, { index: false, redirect: false, cacheControl: false, etag: true, extensions: false,
+  app.use('/assets', express.static(directory, { index: false, redirect: false, cacheControl: false, etag: true, extensions: false,
     setHeaders: (response) => response.setHeader('Cache-Control', 'no-cache') }))
+  app.use('/assets', (request, response, next) => {
+    if (request.method === 'GET' || request.method === 'HEAD') next()
+    else methods(GET)(request, response, next)
+  })
 }
 
-/** Public channels are for any page; the others, and what is not a channel, for none. */
+/** Public channels are for any page; the others for none, not even one of them among others. */
 function crossOrigin(hub: Hub): RequestHandler {
   return (request, response, next) => {
-    const name = /^\/channels\/([^/]+)/.exec(request.path)?.[1]
-    const isPrivate = hub.channels.some((channel) => channel.name === name && !channel.isPublic)
-    if (!isPrivate) {
+    // Refusals, of whatever kind, vary by the same headers as the answer they stand for.
+    if (/^\/channels\/[^/]+\/changes\/?$/.test(request.path)) response.set('Vary', 'Prefer, Accept-Encoding')
+    const names = channelNames(request)
+    if (!hub.channels.some(({ name, isPublic }) => !isPublic && names.includes(name))) {
       response.set('Access-Control-Allow-Origin', '*')
       response.set('Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age')
       if (request.method === 'OPTIONS') {
@@ -192,10 +218,21 @@ function crossOrigin(hub: Hub): RequestHandler {
   }
 }
 
-function limitRate(requestsPerSecond: number): RequestHandler {
+/** The channels that a request under /v1 is about, as the endpoints will read them; none if it cannot be read. */
+function channelNames(request: Request): readonly string[] {
+  const [, kind, segment] = request.path.split('/')
+  try {
+    if (kind === 'channels' && segment !== undefined) return [parseChannelName(segment)]
+    if (kind === 'stream') return parseManyStream(rawQuery(request), {}).channels
+  } catch { /* refused further on, whoever asks */ }
+  return []
+}
+
+function limitRate(requestsPerSecond: number, sse: SseEndpoint): RequestHandler {
   return rateLimit({
     windowMs: 1_000, limit: requestsPerSecond, standardHeaders: false, legacyHeaders: false, validate: false,
-    handler: (_request, response) => sendProblem(response, new ApiError('rate_limited', 'Too many requests from this address.', { retryAfterSeconds: 1 + Math.random() * 3 })),
+    // EventSource would take a 429 for the last word.
+    handler: (request, response) => request.method === 'GET' && /^\/v1\/(?:channels\/[^/]+\/)?stream\/?$/.test(request.path) ? sse.refuse(response) : sendProblem(response, new ApiError('rate_limited', 'Too many requests from this address.', { retryAfterSeconds: 1 + Math.random() * 3 })),
   })
 }
 

@@ -56,24 +56,26 @@ export class StreamConnection extends Connection {
     return this.isOpen && this.#outgoing.write(chunk)
   }
 
-  /** Resolves to true when all has been taken, to false when the client is gone or cut because it took nothing for `deadlineMs`. */
+  /** Resolves to true when all has been taken, to false when the client is gone or cut because it took nothing at all for `deadlineMs`. */
   drained(deadlineMs: number): Promise<boolean> {
     const outgoing = this.#outgoing
     if (!this.isOpen) return Promise.resolve(false)
     if (outgoing.writableLength === 0) return Promise.resolve(true)
     return new Promise((resolve) => {
       const settle = (isDrained: boolean): void => {
-        clearTimeout(timer)
-        outgoing.off('drain', onDrain).off('close', onClose)
+        outgoing.setTimeout(0)
+        outgoing.off('drain', onDrain).off('close', onClose).off('timeout', onTimeout)
         resolve(isDrained)
       }
       const onDrain = (): void => settle(this.isOpen)
       const onClose = (): void => settle(false)
-      const timer = setTimeout(() => {
+      const onTimeout = (): void => {
         outgoing.destroy()
         settle(false)
-      }, deadlineMs)
-      outgoing.on('drain', onDrain).on('close', onClose)
+      }
+      // The socket's own: it begins anew whenever some bytes were taken, so that a slow reader of much is not cut.
+      outgoing.setTimeout(deadlineMs)
+      outgoing.on('drain', onDrain).on('close', onClose).on('timeout', onTimeout)
       // Below the high-water mark `write` never promised a drain event.
       if (!outgoing.writableNeedDrain) outgoing.write('', () => settle(this.isOpen))
     })

@@ -1,10 +1,11 @@
 /** Figures for Prometheus. Names end in their unit; what is cheap to count is counted, what can be asked is asked when scraped. */
-import { Counter, Gauge, Registry } from 'prom-client'
+import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
 
 /** What is read at the moment of a scrape. */
 export interface Readings {
   readonly head: number
   readonly streams: number
+  readonly backlogBytes: number
   readonly ringBytes: number
   readonly cacheBytes: number
   readonly isLeading: boolean
@@ -19,11 +20,13 @@ export class Metrics {
   readonly #conflated = new Counter({ name: 'freshet_streams_conflated_total', help: 'Times a slow stream was left to catch up with one folded delta.', registers: [this.#registry] })
 
   constructor(read: () => Readings) {
+    collectDefaultMetrics({ register: this.#registry })
     const gauge = (name: string, help: string, value: (readings: Readings) => number): void => {
       new Gauge({ name, help, registers: [this.#registry], collect() { this.set(value(read())) } })
     }
     gauge('freshet_head_version', 'Number of the newest version this node holds.', ({ head }) => head)
     gauge('freshet_streams', 'Open streams.', ({ streams }) => streams)
+    gauge('freshet_stream_backlog_bytes', 'Bytes written to streams that their sockets have not taken.', ({ backlogBytes }) => backlogBytes)
     gauge('freshet_ring_bytes', 'Memory taken by recent versions.', ({ ringBytes }) => ringBytes)
     gauge('freshet_cache_bytes', 'Memory taken by renderings.', ({ cacheBytes }) => cacheBytes)
     gauge('freshet_leader', '1 on the node whose clock numbers versions.', ({ isLeading }) => Number(isLeading))

@@ -2,14 +2,15 @@
  * The poll: what changed since the client's version, with the moment to ask again. Promise: 304 is the truth; every answer, also
  * a 304, bears the advice; an answer to a URL without `since` is nobody else's.
  */
+import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Window } from '../contract/change.ts'
 import { parsePoll, type PollRequest } from '../contract/request.ts'
 import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
-import type { Delta } from '../hub/answer.ts'
+import { discard, type Delta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
-import { feedKey, type Hub } from '../hub/hub.ts'
+import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
 import type { Advice } from '../pace/pace.ts'
 import { deltaHead } from './frame.ts'
 import type { Page, PageStore } from './pages.ts'
@@ -21,6 +22,8 @@ export interface PollOptions {
   readonly advise: (channel: string) => Advice
   /** Aborted when the server drains: held polls are answered at once. */
   readonly draining: AbortSignal
+  /** How long a client may take nothing at all of a body. */
+  readonly drainDeadlineMs: number
 }
 
 /** Everything that an answer is made of. */
@@ -37,14 +40,14 @@ export class PollEndpoint {
 
   constructor(options: PollOptions) {
     this.#options = options
+    // Each held poll listens.
+    setMaxListeners(0, options.draining)
   }
 
   /** `GET /v1/channels/{channel}/changes`. Rejects with ApiError before anything is sent. */
   async answer(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
     const { hub } = this.#options
     const channel = hub.channel(name)
-    // A refusal varies by the same headers as the answer it stands for.
-    response.setHeader('Vary', 'Prefer, Accept-Encoding')
     const query = parsePoll(rawQuery, { ifNoneMatch: header(request, 'if-none-match'), prefer: header(request, 'prefer') }, channel.filters)
     if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
     const window = await hub.window(name, query.filters)
@@ -56,17 +59,18 @@ export class PollEndpoint {
   async #answerDelta(poll: Poll): Promise<void> {
     const { hub } = this.#options
     const { query, window } = poll
-    const held = heldVersion(query, hub.epoch)
+    const held = heldVersion(query, hub)
     let answer = await hub.answer([window], held)
     const deadlineMs = performance.now() + (query.waitSeconds ?? 0) * 1_000
     while (this.#isNothingNew(answer, poll) && held !== null && performance.now() < deadlineMs) {
       if (!await this.#change(poll, answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held, deadlineMs)) break
       answer = await hub.answer([window], held)
     }
-    if (poll.response.destroyed) return
+    if (poll.response.destroyed) return letGo(answer)
     const version = answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held
     if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
     if (matches(query, version)) {
+      await letGo(answer)
       this.#setHeaders(poll, version)
       poll.response.writeHead(304).end()
     } else if (answer.kind === 'delta' && query.limit !== null) {
@@ -78,7 +82,7 @@ export class PollEndpoint {
   }
 
   /** Whether a held request should go on waiting: up to date, or behind only by what its filters leave out. */
-  #isNothingNew(answer: Awaited<ReturnType<Hub['answer']>>, { query }: Poll): boolean {
+  #isNothingNew(answer: Answer, { query }: Poll): boolean {
     if (query.waitSeconds === null || this.#options.draining.aborted) return false
     return answer.kind === 'unchanged' || (answer.since !== null && !(Symbol.asyncIterator in answer.parts) && answer.parts.length === 0)
   }
@@ -100,19 +104,20 @@ export class PollEndpoint {
       const timer = setTimeout(onGone, deadlineMs - performance.now())
       response.on('close', onGone)
       draining.addEventListener('abort', onGone)
-      if (!hub.follow([window], version, follower)) settle(true)
+      // What can no longer be followed can no longer be answered either: whoever asks is told why.
+      if (!isFollowing(() => hub.follow([window], version, follower))) settle(true)
     })
   }
 
   async #answerFirstPage(poll: Poll, delta: Delta, limit: number): Promise<void> {
-    const page = await this.#options.pages.begin(delta.parts, { feed: feedKey([poll.window]), version: delta.version, limit })
+    const page = await this.#options.pages.begin(delta, { feed: feedKey([poll.window]), since: delta.since, version: delta.version, limit })
     this.#sendPage(poll, delta, page)
   }
 
   /** False: the page is not here; the answer begins anew from where the client's whole state is. */
   async #answerPage(poll: Poll, { epoch, version, since, position }: { epoch: string; version: number; since: number | null; position: string }): Promise<boolean> {
     if (epoch !== poll.epoch) return false
-    const page = await this.#options.pages.read(position, { feed: feedKey([poll.window]), version, limit: poll.query.limit ?? 1_000 })
+    const page = await this.#options.pages.read(position, { feed: feedKey([poll.window]), since, version, limit: poll.query.limit ?? 1_000 })
     if (page === null) return false
     this.#sendPage(poll, { since, version }, page)
     return true
@@ -134,10 +139,10 @@ export class PollEndpoint {
     const head = deltaHead(window.channel.name, { epoch: version.epoch, since: delta.since, version: delta.version }, false)
     const tail = `]${adviceTail(advice)}`
     if (request.method === 'HEAD') {
-      if (Symbol.asyncIterator in delta.parts) await delta.parts[Symbol.asyncIterator]().return?.()
+      await discard(delta)
       response.end()
     } else if (Symbol.asyncIterator in delta.parts) {
-      await writeStreamed(response, head, delta.parts, tail)
+      await writeStreamed(response, { head, parts: delta.parts, tail, deadlineMs: this.#options.drainDeadlineMs })
     } else {
       const chunks: Buffer[] = [Buffer.from(head)]
       for (const { changes } of delta.parts) {
@@ -164,12 +169,25 @@ export class PollEndpoint {
   }
 }
 
-/** The version the client holds: `since`, else the newest ETag it names of this epoch. */
-function heldVersion({ cursor, etags }: PollRequest, epoch: string): Version | null {
+/** The version the client holds: `since`, else the newest ETag it names that was issued; failing that one it may be early with. */
+function heldVersion({ cursor, etags }: PollRequest, hub: Hub): Version | null {
   if (cursor?.kind === 'version') return cursor.version
   if (cursor?.kind === 'page') return cursor.page.since === null ? null : { epoch: cursor.page.epoch, number: cursor.page.since }
   if (etags === null || etags === 'any') return null
-  return etags.filter((etag) => etag.epoch === epoch).reduce<Version | null>((newest, etag) => newest === null || etag.number > newest.number ? etag : newest, null)
+  const ours = etags.filter(({ epoch }) => epoch === hub.epoch).toSorted((a, b) => b.number - a.number)
+  return ours.find(({ number }) => hub.wasIssued(number)) ?? ours[0] ?? null
+}
+
+async function letGo(answer: Answer): Promise<void> {
+  if (answer.kind === 'delta') await discard(answer)
+}
+
+function isFollowing(follow: () => boolean): boolean {
+  try {
+    return follow()
+  } catch {
+    return false
+  }
 }
 
 /** [rfc9110 §13.1.2] weak comparison: the answer that would be sent is one the client has. `*` matches any. */
@@ -188,7 +206,14 @@ function adviceTail({ afterMs, reason }: Advice): string {
   return `,"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
 }
 
-async function writeStreamed(response: ServerResponse, head: string, parts: AsyncIterable<{ readonly changes: Buffer }>, tail: string): Promise<void> {
+interface StreamedBody {
+  readonly head: string
+  readonly parts: AsyncIterable<{ readonly changes: Buffer }>
+  readonly tail: string
+  readonly deadlineMs: number
+}
+
+async function writeStreamed(response: ServerResponse, { head, parts, tail, deadlineMs }: StreamedBody): Promise<void> {
   response.write(head)
   let isFirst = true
   for await (const { changes } of parts) {
@@ -196,17 +221,24 @@ async function writeStreamed(response: ServerResponse, head: string, parts: Asyn
     if (changes.length === 0) continue
     if (!isFirst) response.write(',')
     isFirst = false
-    if (!response.write(changes)) await drainedOrClosed(response)
+    if (!response.write(changes)) await drainedOrClosed(response, deadlineMs)
   }
   response.end(tail)
 }
 
-function drainedOrClosed(response: ServerResponse): Promise<void> {
+function drainedOrClosed(response: ServerResponse, deadlineMs: number): Promise<void> {
   return new Promise((resolve) => {
     const settle = (): void => {
-      response.off('drain', settle).off('close', settle)
+      response.setTimeout(0)
+      response.off('drain', settle).off('close', settle).off('timeout', cut)
       resolve()
     }
-    response.on('drain', settle).on('close', settle)
+    const cut = (): void => {
+      response.destroy()
+      settle()
+    }
+    // The socket's own: it begins anew whenever some bytes were taken.
+    response.setTimeout(deadlineMs)
+    response.on('drain', settle).on('close', settle).on('timeout', cut)
   })
 }

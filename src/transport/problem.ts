@@ -2,26 +2,45 @@
  * Errors as answers: application/problem+json [rfc9457], never stored, never with internals. What is not an ApiError is
  * logged with its cause and answered as `internal`.
  */
-import type { ErrorRequestHandler, RequestHandler, Response } from 'express'
+import { STATUS_CODES, type ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { ErrorRequestHandler, RequestHandler } from 'express'
 import { ApiError, toApiError, toProblem } from '../errors.ts'
 
-export function sendProblem(response: Response, error: unknown): void {
+export function sendProblem(response: ServerResponse, error: unknown): void {
   const problem = toApiError(error)
   response.removeHeader('ETag')
-  response.set({ ...problem.headers, 'Cache-Control': 'no-store', 'Content-Type': 'application/problem+json; charset=utf-8' })
-  response.status(problem.status).send(JSON.stringify(toProblem(problem)))
+  response.statusCode = problem.status
+  for (const [name, value] of Object.entries(headersOf(problem))) response.setHeader(name, value)
+  response.end(bodyOf(problem))
+}
+
+/** The same on a connection where there is no response yet, and none can be. The connection ends with it. */
+export function sendProblemRaw(socket: Duplex, problem: ApiError): void {
+  const headers = Object.entries({ ...headersOf(problem), Connection: 'close' }).map(([name, value]) => `${name}: ${value}\r\n`).join('')
+  socket.end(`HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status] ?? ''}\r\n${headers}\r\n${bodyOf(problem)}`)
+}
+
+function bodyOf(problem: ApiError): string {
+  return JSON.stringify(toProblem(problem))
+}
+
+function headersOf(problem: ApiError): Record<string, string> {
+  return {
+    ...problem.headers, 'Cache-Control': 'no-store', 'Content-Type': 'application/problem+json; charset=utf-8',
+    'Content-Length': String(Buffer.byteLength(bodyOf(problem))),
+  }
 }
 
 /** The last handler of the application. */
 export function problemHandler(onError: (error: unknown) => void): ErrorRequestHandler {
-  return (error: unknown, _request, response, next) => {
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- Express knows an error handler by its four parameters
+  return (error: unknown, _request, response, _next) => {
     const problem = fromExpress(error)
     if (problem.code === 'internal') onError(problem.cause ?? problem)
     // A body that broke off must not look complete.
     if (response.headersSent) response.destroy()
     else sendProblem(response, problem)
-    if (response.destroyed) return
-    void next
   }
 }
 
@@ -29,7 +48,7 @@ export function problemHandler(onError: (error: unknown) => void): ErrorRequestH
 export function methods(allow: readonly string[]): RequestHandler {
   return (request, response) => {
     if (request.method !== 'OPTIONS') throw new ApiError('method_not_allowed', `${request.method} is not possible here.`, { allow })
-    response.set('Allow', allow.join(', ')).status(204).end()
+    response.set({ 'Allow': allow.join(', '), 'Cache-Control': 'no-store' }).status(204).end()
   }
 }
 

@@ -39,6 +39,13 @@ export class StreamRegistry {
     return this.#entries.size
   }
 
+  /** Bytes that wait for slow sockets. */
+  get backlogBytes(): number {
+    let bytes = 0
+    for (const { stream } of this.#entries) bytes += stream.backlogBytes
+    return bytes
+  }
+
   get isDraining(): boolean {
     return this.#isDraining
   }

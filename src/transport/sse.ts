@@ -6,8 +6,10 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createSession } from 'better-sse'
 import type { Window } from '../contract/change.ts'
 import { parseManyStream, parseStream, type StreamCursor } from '../contract/request.ts'
+import { toApiError } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import { StreamConnection } from './connection.ts'
+import { frameRetry } from './frame.ts'
 import type { StreamRegistry } from './registry.ts'
 import { Stream, type StreamLimits } from './stream.ts'
 
@@ -39,32 +41,51 @@ export class SseEndpoint {
   /** `GET /v1/channels/{channel}/stream`. Rejects with ApiError before anything is sent. */
   async one(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
     const { hub } = this.#options
-    const { cursor, filters } = parseStream(rawQuery, { lastEventId: header(request, 'last-event-id') }, hub.channel(name).filters)
-    await this.#open(request, response, [await hub.window(name, filters)], cursor)
+    await this.#unlessAway(response, async () => {
+      const { cursor, filters } = parseStream(rawQuery, { lastEventId: header(request, 'last-event-id') }, hub.channel(name).filters)
+      await this.#open(request, response, [await hub.window(name, filters)], cursor)
+    })
   }
 
   /** `GET /v1/stream?channels=a,b`. */
   async many(request: IncomingMessage, response: ServerResponse, rawQuery: string): Promise<void> {
     const { channels, cursor } = parseManyStream(rawQuery, { lastEventId: header(request, 'last-event-id') })
-    const windows = await Promise.all(channels.map((name) => this.#options.hub.window(name, new Map())))
-    await this.#open(request, response, windows, cursor)
+    await this.#unlessAway(response, async () => {
+      const windows = await Promise.all(channels.map((name) => this.#options.hub.window(name, new Map())))
+      await this.#open(request, response, windows, cursor)
+    })
+  }
+
+  /** Not now, in the one way that EventSource understands: 200, when to come back, and an end. */
+  refuse(response: ServerResponse): void {
+    response.writeHead(200, HEAD).end(frameRetry(5_000 + Math.random() * 10_000))
+  }
+
+  /** Without the database nobody can say whether a channel or a filter exists: that is no error of the client's. */
+  async #unlessAway(response: ServerResponse, open: () => Promise<void>): Promise<void> {
+    try {
+      await open()
+    } catch (error) {
+      if (toApiError(error).code !== 'database_unreachable') throw error
+      this.refuse(response)
+    }
   }
 
   async #open(request: IncomingMessage, response: ServerResponse, windows: readonly Window[], cursor: StreamCursor): Promise<void> {
     // The client may have left while the filters were cast: a session made now would never end.
-    if (request.destroyed) return
+    if (request.destroyed || response.destroyed) return
     if (request.method === 'HEAD') {
       response.writeHead(200, HEAD).end()
       return
     }
     const { hub, registry, limits, addressOf, onError, onConflated } = this.#options
     const connection = new StreamConnection(request, response, HEAD)
+    const session = await createSession(connection, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
+    // The registry is asked as late as this: many at once would all have seen the same free place.
+    if (!connection.isOpen) return
     const address = addressOf(request)
-    const isAdmitted = registry.admits(address)
-    const retryMs = isAdmitted ? RETRY_MS * (0.5 + Math.random()) : 5_000 + Math.random() * 10_000
-    const session = await createSession(connection, { trustClientEventId: false, keepAlive: null, retry: Math.round(retryMs) })
-    if (!isAdmitted || !connection.isOpen) {
-      connection.end('')
+    if (!registry.admits(address)) {
+      connection.end(frameRetry(5_000 + Math.random() * 10_000))
       return
     }
     const stream = new Stream({ hub, connection, windows, cursor: cursor === 'malformed' ? null : cursor, onError, onConflated, ...limits })

@@ -9,10 +9,10 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Window } from '../contract/change.ts'
 import { formatVersion, type Version } from '../contract/version.ts'
-import { ApiError } from '../errors.ts'
+import { toApiError } from '../errors.ts'
 import type { Delta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
-import type { Answer, Hub } from '../hub/hub.ts'
+import type { Hub } from '../hub/hub.ts'
 import type { StreamConnection } from './connection.ts'
 import { frameDelta, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
 
@@ -39,15 +39,20 @@ export class Stream implements Follower {
   #cursor: Version | null
   #life: 'catching up' | 'following' | 'ended' = 'catching up'
   #isRunning = false
+  /** The id of the last event, which is what the client comes back with. */
+  #toldCursor: Version | null
   #toldStaleSinceMs: number | null = null
+  /** Since when this stream alone has no answer, as while its channel is parked. */
+  #troubledSinceMs: number | null = null
 
   constructor(options: StreamOptions) {
     this.#options = options
     this.#cursor = options.cursor
+    this.#toldCursor = options.cursor
   }
 
-  get isOpen(): boolean {
-    return this.#options.connection.isOpen
+  get backlogBytes(): number {
+    return this.#options.connection.backlogBytes
   }
 
   /** Sends what the client lacks, then follows. Never rejects. */
@@ -65,6 +70,7 @@ export class Stream implements Follower {
     }
     connection.write(frameDelta(delta.parts, { epoch: hub.epoch, since: delta.since, version: delta.version }))
     this.#cursor = { epoch: hub.epoch, number: delta.version }
+    this.#toldCursor = this.#cursor
     return true
   }
 
@@ -76,17 +82,18 @@ export class Stream implements Follower {
   heartbeat(): void {
     const { hub, connection, windows } = this.#options
     if (connection.backlogBytes > 0) return
-    const isFiltered = windows.some(({ filters }) => filters.size > 0)
-    const advanced = isFiltered && this.#cursor !== null ? hub.advance(windows, this.#cursor.number, this) : null
-    if (advanced !== null) this.#cursor = advanced
-    connection.write(frameHeartbeat(advanced === null ? undefined : formatVersion(advanced)))
+    if (this.#life === 'following' && this.#cursor !== null) this.#cursor = hub.advance(windows, this.#cursor.number, this) ?? this.#cursor
+    const isNews = this.#life === 'following' && this.#cursor !== this.#toldCursor
+    this.#toldCursor = isNews ? this.#cursor : this.#toldCursor
+    connection.write(frameHeartbeat(isNews && this.#cursor !== null ? formatVersion(this.#cursor) : undefined))
   }
 
   /** Tells the client, once each, that the server has lost sight of the database or has it back. */
   tellStatus(staleSinceMs: number | null): void {
-    if (staleSinceMs === this.#toldStaleSinceMs) return
-    this.#toldStaleSinceMs = staleSinceMs
-    this.#options.connection.write(frameStatus(staleSinceMs))
+    const sinceMs = staleSinceMs ?? this.#troubledSinceMs
+    if ((sinceMs === null) === (this.#toldStaleSinceMs === null)) return
+    this.#toldStaleSinceMs = sinceMs
+    this.#options.connection.write(frameStatus(sinceMs))
   }
 
   /** Ends the stream; the client reconnects after about `retryMs` with the cursor it has. */
@@ -111,7 +118,7 @@ export class Stream implements Follower {
       while (this.#isBehind()) await this.#step()
     } catch (error) {
       // The client drops the parts of an answer that broke off when the connection ends, and asks again.
-      this.#options.onError(error)
+      if (toApiError(error).code === 'internal') this.#options.onError(error)
       this.end(1_000 + Math.random() * 2_000)
     } finally {
       this.#isRunning = false
@@ -122,14 +129,18 @@ export class Stream implements Follower {
   async #step(): Promise<void> {
     const { hub, connection, windows, drainDeadlineMs } = this.#options
     if (!await connection.drained(drainDeadlineMs)) return
-    const answer = await this.#answer()
+    const answer = await this.#ask(() => hub.answer(windows, this.#cursor))
     if (answer === null) return
     if (answer.kind === 'delta') {
       const epoch = hub.epoch
       if (!await this.#send(answer, epoch)) return
       this.#cursor = { epoch, number: answer.version }
+      if (!isEmpty(answer)) this.#toldCursor = this.#cursor
     }
-    if (this.#isBehind() && this.#cursor !== null && hub.follow(windows, this.#cursor, this)) this.#life = 'following'
+    await this.#ask(() => {
+      // At once: who follows may be overtaken the moment after.
+      if (this.#isBehind() && this.#cursor !== null && hub.follow(windows, this.#cursor, this)) this.#life = 'following'
+    })
   }
 
   #isBehind(): boolean {
@@ -137,28 +148,33 @@ export class Stream implements Follower {
   }
 
   /** Null: not now; the loop asks again, if there is still somebody to answer. */
-  async #answer(): Promise<Answer | null> {
-    const { hub, windows, connection } = this.#options
+  async #ask<T>(question: () => T | Promise<T>): Promise<T | null> {
+    const { hub } = this.#options
     try {
-      return await hub.answer(windows, this.#cursor)
-    } catch (error) {
-      if (!(error instanceof ApiError) || error.code === 'internal') {
-        if (hub.staleSinceMs === null && !isConnectionError(error)) throw error
-      } else if (error.code === 'unknown_channel' || error.code === 'unknown_filter') {
-        // Unwatched: a client that comes back is told so with a status it understands.
-        this.end(5_000)
-        return null
+      const answer = await question()
+      this.#troubledSinceMs = null
+      this.tellStatus(hub.staleSinceMs)
+      return answer
+    } catch (thrown) {
+      const error = toApiError(thrown)
+      switch (error.code) {
+        case 'unknown_channel': case 'unknown_filter':
+          // Unwatched: a client that comes back is told so with a status it understands.
+          this.end(5_000)
+          return null
+        case 'channel_parked': case 'database_unreachable':
+          // The stream stays open and says so.
+          this.#troubledSinceMs ??= Date.now()
+          this.tellStatus(hub.staleSinceMs)
+          await delay(500 + Math.random() * 1_000, undefined, { ref: false })
+          return null
+        default: throw thrown
       }
-      // Parked, or the database is away: the stream stays open and says so.
-      if (connection.isOpen) this.tellStatus(hub.staleSinceMs ?? Date.now())
-      await delay(500 + Math.random() * 1_000, undefined, { ref: false })
-      return null
     }
   }
 
   async #send(delta: Delta, epoch: string): Promise<boolean> {
-    const { hub, connection, drainDeadlineMs } = this.#options
-    if (this.#toldStaleSinceMs !== null && hub.staleSinceMs === null) this.tellStatus(null)
+    const { connection, drainDeadlineMs } = this.#options
     if (!(Symbol.asyncIterator in delta.parts)) {
       connection.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
       return connection.isOpen
@@ -170,8 +186,6 @@ export class Stream implements Follower {
   }
 }
 
-/** Node's and PostgreSQL's ways to say that nobody is there. */
-function isConnectionError(error: unknown): boolean {
-  const code = error instanceof Error && 'code' in error ? String(error.code) : ''
-  return /^(08|57P|53300|ECONN|EPIPE|ETIMEDOUT|ENOTFOUND)/.test(code) || (error instanceof Error && /terminated|timeout|Connection/.test(error.message))
+function isEmpty({ parts }: Delta): boolean {
+  return !(Symbol.asyncIterator in parts) && parts.length === 0
 }

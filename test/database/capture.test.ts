@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
 import { captured, expectReplayEqualsTable, linesOf } from '../support/replay.ts'
@@ -5,7 +6,7 @@ import { captured, expectReplayEqualsTable, linesOf } from '../support/replay.ts
 describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
   if (!hasPostgres) return
   const database = await createDatabase()
-  const { query } = database
+  const query: typeof database.query = (sql, values) => database.query(sql, values)
   let tables = 0
 
   /** A watched table of its own for each test: (id int primary key, v text), or as told. */
@@ -75,7 +76,8 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
   it('tells keys that are equal but written differently apart', async () => {
     const t = await watchedTable('id numeric primary key, v text')
     await query(`insert into ${t} values (1.0, 'a')`)
-    expect([...await captured(database, t, `update ${t} set id = 1.00`)].sort()).toEqual(['{"id":1.0} → gone', '{"id":1.00} → {"id":1.00,"v":"a"}'])
+    expect([...await captured(database, t, `update ${t} set id = 1.00`)].sort()).toEqual([
+      '{"id":1.00} → {"id":1.00,"v":"a"}', '{"id":1.0} → gone'])
     await expectReplayEqualsTable(database, t)
   })
 
@@ -88,6 +90,9 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     expect(await captured(database, t, `insert into ${t} values (1, 1, 'a')`)).toEqual(['{"id":1,"area":1} → {"id":1,"area":1,"v":"a"}'])
     expect([...await captured(database, t, `update ${t} set area = 2`)].sort()).toEqual([
       '{"id":1,"area":1} → gone (was {"area":1})', '{"id":1,"area":2} → {"id":1,"area":2,"v":"a"}'])
+    expect(await captured(database, t, `begin isolation level serializable; insert into ${t}_2 (id, area) values (3, 2); commit`)).toEqual([
+      '{"id":3,"area":2} → {"id":3,"area":2,"v":null}'])
+    await query(`delete from ${t} where id = 3`)
     expect(await captured(database, t, `update ${t}_2 set v = 'b'`)).toEqual(['{"id":1,"area":2} → {"id":1,"area":2,"v":"b"} (was {"area":2})'])
     expect(await captured(database, t, `insert into ${t}_1 (id, area) values (5, 1)`)).toEqual(['{"id":5,"area":1} → {"id":5,"area":1,"v":null}'])
     expect([...await captured(database, t, `update ${t}_1 set id = 6`)].sort()).toEqual([
@@ -98,6 +103,7 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
   it('locks only the partitions that are written, however many there are', async () => {
     const t = await watchedTable('id int primary key, v text', '{}', 'partition by range (id)')
     await query(`do $$ begin for i in 0..99 loop execute format('create table ${t}_%s partition of ${t} for values from (%s) to (%s)', i, i * 10, i * 10 + 10); end loop; end $$`)
+    await query('select freshet.detect_drift()')
     const run = await client()
     await run('begin')
     for (let id = 0; id < 8; id += 1) await run(`insert into ${t} values (${id}, 'a')`)
@@ -251,5 +257,61 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     }))
     await expectReplayEqualsTable(database, a)
     await expectReplayEqualsTable(database, b)
+  })
+
+  it('the log replayed is the table, after any mixture of statements, transactions and isolation levels', async () => {
+    const plain = await watchedTable('id int primary key, v text')
+    const composite = await watchedTable('a int, id int, v text, primary key (a, id)', '{v}')
+    const numbers = await watchedTable('id numeric primary key, v text')
+    const hosted = await watchedTable('id int primary key, v text, n int default 0', '{v}')
+    const parts = await watchedTable('id int, v text not null, primary key (id, v)', '{v}', 'partition by list (v)')
+    await query(`create table ${parts}_a partition of ${parts} for values in ('a'); create table ${parts}_b partition of ${parts} for values in ('b', 'c')`)
+    await query(`create function public.count_up() returns trigger language plpgsql as
+      $$ begin if pg_trigger_depth() = 1 then update ${hosted} set n = n + 1 where id = new.id; end if; return null; end $$`)
+    await query(`create trigger count_up after insert or update on ${hosted} for each row execute function public.count_up()`)
+    await query('select freshet.detect_drift()')
+    const all = [plain, composite, numbers, hosted, parts]
+    const run = await client()
+
+    const id = fc.integer({ min: 1, max: 5 })
+    const v = fc.constantFrom(`'a'`, `'b'`, `'c'`)
+    const numeral = fc.tuple(id, fc.constantFrom('', '.0', '.00')).map(([whole, rest]) => `${whole}${rest}`)
+    const statement = fc.constantFrom(...all).chain((t) => {
+      const key = t === numbers ? numeral : id.map(String)
+      const target = t === composite ? `${t} (a, id, v)` : `${t} (id, v)`
+      const values = fc.tuple(key, v).map(([k, value]) => t === composite ? `(1, ${k}, ${value})` : `(${k}, ${value})`)
+      const conflict = t === composite ? '(a, id)' : t === parts ? '(id, v)' : '(id)'
+      return fc.oneof(
+        fc.array(values, { minLength: 1, maxLength: 3 }).map((rows) => `insert into ${target} values ${rows.join(', ')} on conflict do nothing`),
+        fc.tuple(values, key).map(([row, k]) => `insert into ${target} values ${row} on conflict ${conflict} do update set id = ${k}`),
+        fc.tuple(v, key).map(([value, k]) => `update ${t} set v = ${value} where id >= ${k}`),
+        fc.tuple(key, key).map(([from, to]) => `update ${t} set id = ${to} where id = ${from}`),
+        fc.constantFrom('1', '-1').map((step) => `update ${t} set id = id + ${step}`),
+        key.map((k) => `delete from ${t} where id = ${k}`),
+        fc.tuple(key, v).map(([k, value]) =>
+          `with gone as (delete from ${t} where id = ${k} returning *) update ${t} set v = ${value} where id in (select id + 1 from gone)`),
+        fc.constantFrom(`truncate ${t}`, `delete from ${t}`, `update ${t} set id = 6 - id`),
+      )
+    })
+    const transaction = fc.record({
+      level: fc.constantFrom('read committed', 'repeatable read', 'serializable'),
+      statements: fc.array(statement, { minLength: 1, maxLength: 6 }),
+      end: fc.constantFrom('commit', 'commit', 'rollback'),
+    })
+    await fc.assert(fc.asyncProperty(fc.array(transaction, { minLength: 1, maxLength: 6 }), async (transactions) => {
+      for (const { level, statements, end } of transactions) {
+        await run(`begin isolation level ${level}`)
+        for (const sql of statements) {
+          await run('savepoint s')
+          // A duplicate key is a statement like any other: nothing of it may remain.
+          await run(sql).catch(async (error: unknown) => {
+            expect(error).toMatchObject({ code: '23505' })
+            await run('rollback to s')
+          })
+        }
+        await run(end)
+      }
+      for (const t of all) await expectReplayEqualsTable(database, t)
+    }), { numRuns: 20, seed: 20_260 })
   })
 })

@@ -91,20 +91,20 @@ const isTable = (name: string): name is (typeof TABLES)[number] => (TABLES as re
 /** Follows all three channels on one connection; `reconnects`: leaves at random moments and comes back with its version. */
 async function followTogether(test: TestServer, auditor: Auditor, isOver: () => boolean, reconnects: boolean): Promise<Books> {
   const books = openBooks()
-  let version: string | null = null
-  while (!isOver() || version === null) {
-    const stream = await openStream(`${test.url}/v1/stream?channels=${TABLES.join(',')}`, version === null ? {} : { 'Last-Event-ID': version }, (delta) => {
+  const at: { version: string | null } = { version: null }
+  while (!isOver() || at.version === null) {
+    const stream = await openStream(`${test.url}/v1/stream?channels=${TABLES.join(',')}`, at.version === null ? {} : { 'Last-Event-ID': at.version }, (delta) => {
       if (!isTable(delta.channel)) return
       books[delta.channel].stage(delta)
       if (delta.more) return
-      auditor.grows(version, delta.version, 'together')
-      version = delta.version
+      auditor.grows(at.version, delta.version, 'together')
+      at.version = delta.version
       for (const table of TABLES) {
-        books[table].commit(version)
-        auditor.see(version, books[table].sum, `together ${table}`)
+        books[table].commit(delta.version)
+        auditor.see(delta.version, books[table].sum, `together ${table}`)
       }
     })
-    if (version === null) await stream.delta(({ more }) => !more)
+    if (at.version === null) await stream.delta(({ more }) => !more)
     const leavesAt = reconnects ? performance.now() + 100 + Math.random() * 400 : Infinity
     while (!isOver() && performance.now() < leavesAt) await new Promise((resolve) => setTimeout(resolve, 20))
     stream.close()

@@ -2,7 +2,10 @@
 import pino from 'pino'
 import { afterAll } from 'vitest'
 import { readConfig, type Environment } from '../../src/config.ts'
-import { startServer, type FreshetServer } from '../../src/server.ts'
+import { createVote, seedDemo } from '../../src/demo.ts'
+import { startServer, type FreshetServer, type StreamTuning } from '../../src/server.ts'
+import type { Vote } from '../../src/transport/app.ts'
+import { assertConforms } from './contract.ts'
 import { createDatabase, type TestDatabase } from './database.ts'
 
 export interface TestServer {
@@ -38,16 +41,28 @@ export interface TestServerOptions {
   readonly setup?: string
   readonly environment?: Environment
   readonly database?: TestDatabase
+  /** With the demo's table, channel and votes. */
+  readonly demo?: boolean
+  /** A way to vote without the demo. */
+  readonly vote?: Vote | null
+  readonly streams?: StreamTuning
+  /** Where the server finds the database, if not directly. */
+  readonly databaseUrl?: string
 }
 
-export async function startTestServer({ setup, environment, database: given }: TestServerOptions = {}): Promise<TestServer> {
+export async function startTestServer({ setup, environment, database: given, demo = false, vote = null, streams = {}, databaseUrl }: TestServerOptions = {}): Promise<TestServer> {
   const database = given ?? await createDatabase()
   if (setup !== undefined) await database.query(setup)
   const warnings: string[] = []
   const log = pino({ level: 'warn' }, { write: (line: string) => { warnings.push(line) } })
   const config = readConfig({ PORT: '0', RATE_LIMIT: '0', DRAIN_SECONDS: '0', ...environment })
-  const server = await startServer({ config, databaseUrl: database.url, log, vote: null, safetyMs: 500 })
-  const get = (path: string, headers: Readonly<Record<string, string>> = {}): Promise<Response> => fetch(server.url + path, { headers })
+  const server = await startServer({ config, databaseUrl: databaseUrl ?? database.url, log, vote: demo ? createVote(database.pool) : vote, safetyMs: 1_000, streams })
+  if (demo) await seedDemo(database.pool)
+  const get = async (path: string, headers: Readonly<Record<string, string>> = {}): Promise<Response> => {
+    const response = await fetch(server.url + path, { headers })
+    await assertConforms('get', path, response)
+    return response
+  }
   const poll = async (channel: string, query = ''): Promise<PollBody> =>
     await (await get(`/v1/channels/${channel}/changes${query}`)).json() as PollBody
   await ready(get)

@@ -9,6 +9,7 @@ const codes = Object.keys(ERROR_KINDS) as ErrorCode[]
 describe('the table of codes', () => {
   // Codes are contract: this list may grow, a line of it never changes.
   it.each<[ErrorCode, number]>([
+    ['malformed_request', 400],
     ['malformed_body', 400],
     ['malformed_cursor', 400],
     ['unknown_parameter', 400],
@@ -20,10 +21,12 @@ describe('the table of codes', () => {
     ['not_found', 404],
     ['method_not_allowed', 405],
     ['not_acceptable', 406],
+    ['request_timeout', 408],
     ['payload_too_large', 413],
     ['uri_too_long', 414],
     ['unsupported_media_type', 415],
     ['rate_limited', 429],
+    ['headers_too_large', 431],
     ['internal', 500],
     ['too_many_streams', 503],
     ['draining', 503],
@@ -102,6 +105,19 @@ describe('toProblem', () => {
     const problem = toProblem(thrown)
     expect(problem).toMatchObject({ code: 'internal', status: 500 })
     expect(JSON.stringify(problem)).not.toContain('secret')
+    expect(toApiError(thrown).cause).toBe(thrown)
+  })
+
+  it.each([
+    ['a refused connection', Object.assign(new Error('connect ECONNREFUSED secret:5432'), { code: 'ECONNREFUSED' })],
+    ['a database that shuts down', Object.assign(new Error('secret'), { code: '57P01' })],
+    ['a table locked by an ALTER', Object.assign(new Error('canceling statement of secret due to lock timeout'), { code: '55P03' })],
+    ['a connection that broke', new Error('Connection terminated unexpectedly')],
+    ['a full pool', new Error('timeout exceeded when trying to connect')],
+  ])('calls %s an outage, without a word of the message', (_what, thrown) => {
+    const problem = toProblem(thrown)
+    expect(problem).toMatchObject({ code: 'database_unreachable', status: 503 })
+    expect(JSON.stringify(problem)).not.toMatch(/secret|ECONN|terminated/)
     expect(toApiError(thrown).cause).toBe(thrown)
   })
 

@@ -1,0 +1,145 @@
+/**
+ * Answers too large to hold: written once to a temporary file at the speed of the database, read from there by everybody who asked,
+ * each at a speed of their own, also while it is being written. Promise: no reader, however slow, keeps a connection or a
+ * snapshot of the database; the file is gone with the last reader, however the process ends.
+ */
+import { randomBytes } from 'node:crypto'
+import { open, rm, type FileHandle } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { Part } from './answer.ts'
+
+interface Place {
+  readonly channel: string
+  readonly offset: number
+  readonly length: number
+}
+
+export class Spool {
+  readonly #file: FileHandle
+  readonly #places: Place[] = []
+  readonly #waiting = new Set<() => void>()
+  #end = 0
+  #life: 'writing' | 'written' | 'closed' = 'writing'
+  #failure: Error | undefined
+  #holders = 0
+
+  private constructor(file: FileHandle) {
+    this.#file = file
+  }
+
+  /** Begins to write `first` and then `rest`, of which nothing else may read. One holder is counted: call `release` for it. */
+  static async open(first: readonly Part[], rest: AsyncIterator<Part>): Promise<Spool> {
+    const path = join(tmpdir(), `freshet-${randomBytes(12).toString('hex')}`)
+    const file = await open(path, 'wx+', 0o600)
+    // Unlinked while open: nothing is left behind by a crash.
+    await rm(path)
+    const spool = new Spool(file)
+    spool.#holders = 1
+    void spool.#write(first, rest)
+    return spool
+  }
+
+  /** Resolves once nothing is written any more, for whatever reason. */
+  async settled(): Promise<void> {
+    while (this.#life === 'writing') await this.#change()
+  }
+
+  /** All parts from the beginning; to be read to the end, or `return`ed. Null: too late, it is gone. */
+  reader(): AsyncIterableIterator<Part> | null {
+    if (this.#holders === 0 || this.#failure !== undefined) return null
+    this.#holders += 1
+    return new SpoolReader((index) => this.#read(index), () => this.release())
+  }
+
+  /** One holder fewer. When nobody is left, writing stops and the file goes. */
+  release(): void {
+    this.#holders -= 1
+    if (this.#holders === 0 && this.#life === 'written') this.#close()
+  }
+
+  async #write(first: readonly Part[], rest: AsyncIterator<Part>): Promise<void> {
+    try {
+      for (const part of first) await this.#append(part)
+      for (let next = await rest.next(); next.done !== true && this.#holders > 0; next = await rest.next()) await this.#append(next.value)
+    } catch (error) {
+      this.#failure = error instanceof Error ? error : new Error(String(error))
+    }
+    // After a failure it has ended by itself; what it says then is no news.
+    await rest.return?.().catch(() => undefined)
+    this.#life = 'written'
+    this.#announce()
+    if (this.#holders === 0) this.#close()
+  }
+
+  async #append({ channel, changes }: Part): Promise<void> {
+    await this.#file.write(changes, 0, changes.length, this.#end)
+    this.#places.push({ channel, offset: this.#end, length: changes.length })
+    this.#end += changes.length
+    this.#announce()
+  }
+
+  async #read(index: number): Promise<Part | null> {
+    for (;;) {
+      const place = this.#places[index]
+      if (place !== undefined) {
+        const changes = Buffer.allocUnsafe(place.length)
+        await this.#file.read(changes, 0, place.length, place.offset)
+        return { channel: place.channel, changes }
+      }
+      // Loud: a part of an answer must not pass for all of it.
+      if (this.#failure !== undefined) throw this.#failure
+      if (this.#life !== 'writing') return null
+      await this.#change()
+    }
+  }
+
+  #change(): Promise<void> {
+    return new Promise((resolve) => this.#waiting.add(resolve))
+  }
+
+  #announce(): void {
+    const waiting = [...this.#waiting]
+    this.#waiting.clear()
+    for (const wake of waiting) wake()
+  }
+
+  #close(): void {
+    this.#life = 'closed'
+    this.#file.close().catch(() => undefined)
+  }
+}
+
+/** An iterator rather than a generator: one that nobody has begun to read can be returned as well. */
+class SpoolReader implements AsyncIterableIterator<Part> {
+  readonly #read: (index: number) => Promise<Part | null>
+  #release: (() => void) | null
+  #index = 0
+
+  constructor(read: (index: number) => Promise<Part | null>, release: () => void) {
+    this.#read = read
+    this.#release = release
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  async next(): Promise<IteratorResult<Part, undefined>> {
+    if (this.#release === null) return { done: true, value: undefined }
+    try {
+      const part = await this.#read(this.#index)
+      this.#index += 1
+      return part === null ? await this.return() : { done: false, value: part }
+    } catch (error) {
+      await this.return()
+      throw error
+    }
+  }
+
+  return(): Promise<IteratorResult<Part, undefined>> {
+    this.#release?.()
+    this.#release = null
+    return Promise.resolve({ done: true, value: undefined })
+  }
+}

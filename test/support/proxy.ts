@@ -1,0 +1,45 @@
+/** A TCP proxy that can be cut: what lies behind it is unreachable until it is mended. */
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import { afterAll } from 'vitest'
+
+export interface Proxy {
+  /** The given URL, through the proxy. */
+  readonly url: string
+  /** Breaks every connection and refuses new ones. */
+  cut(): void
+  mend(): void
+}
+
+export async function startProxy(target: string): Promise<Proxy> {
+  const { hostname, port } = new URL(target)
+  const sockets = new Set<Socket>()
+  let isCut = false
+  const server = createServer((near) => {
+    if (isCut) {
+      near.destroy()
+      return
+    }
+    const far = connect({ host: hostname, port: Number(port) })
+    for (const [socket, other] of [[near, far], [far, near]] as const) {
+      sockets.add(socket)
+      socket.on('error', () => undefined)
+      socket.on('close', () => {
+        sockets.delete(socket)
+        other.destroy()
+      })
+      socket.pipe(other)
+    }
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const breakAll = (): void => { for (const socket of sockets) socket.destroy() }
+  afterAll(() => {
+    breakAll()
+    server.close()
+  })
+  const url = new URL(target)
+  url.hostname = '127.0.0.1'
+  url.port = String((server.address() as AddressInfo).port)
+  return { url: url.href, cut() { isCut = true; breakAll() }, mend() { isCut = false } }
+}
