@@ -8,8 +8,8 @@ function databaseProject(major: number) {
   return {
     test: {
       ...common, name: `database-${major}`, include: ['test/database/**/*.test.ts'], globalSetup: withPostgres,
-      // The launcher chooses its own servers: once is enough.
-      exclude: major === 18 ? [] : ['test/database/embedded.test.ts'],
+      // These bring their own servers, or depend on none in particular: once is enough.
+      exclude: major === 18 ? [] : ['test/database/embedded.test.ts', 'test/database/check.test.ts', 'test/database/migrate.test.ts'],
       provide: { postgresMajor: major },
     },
   }

@@ -8,6 +8,7 @@
 import { once } from 'node:events'
 import { createServer, type IncomingMessage, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { performance } from 'node:perf_hooks'
 import type { Logger } from 'pino'
 import { Clock } from './clock/clock.ts'
 import { Follower } from './clock/follower.ts'
@@ -66,6 +67,7 @@ export interface FreshetServer {
 /** A slow poll stays on for ever: notifications only shorten the wait. */
 const SAFETY_MS = 2_000
 const MINUTE_MS = 60_000
+const LOAD_MS = 5_000
 
 export async function startServer(options: ServerOptions): Promise<FreshetServer> {
   const { config, databaseUrl, log } = options
@@ -79,6 +81,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   }
 
   const paces = new Map<string, Pace>()
+  const load = createLoadMeter()
   const paceOf = (channel: string): Pace => paces.get(channel) ?? paces.set(channel, new Pace()).get(channel) ?? new Pace()
   const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel, atMs) => paceOf(channel).observe(atMs), onError })
   const feeding = startFeeding(options, pool, hub, () => metrics.version())
@@ -95,7 +98,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
   const app = await createApp({
     hub,
-    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advise: (channel) => paceOf(channel).advise(Date.now()), draining: draining.signal }),
+    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advise: (channel) => paceOf(channel).advise(Date.now(), load()), draining: draining.signal }),
     sse: new SseEndpoint({
       hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs }, addressOf, onError, onConflated: () => metrics.conflated(),
     }),
@@ -238,4 +241,19 @@ async function closeServer(server: Server): Promise<void> {
   const deadline = setTimeout(() => server.closeAllConnections(), 500)
   await closed
   clearTimeout(deadline)
+}
+
+/** The share of its time the process was busy, over the last seconds. */
+function createLoadMeter(): () => number {
+  let since = performance.eventLoopUtilization()
+  let readAtMs = performance.now()
+  let share = 0
+  return () => {
+    if (performance.now() - readAtMs < LOAD_MS) return share
+    const until = performance.eventLoopUtilization()
+    share = performance.eventLoopUtilization(until, since).utilization
+    since = until
+    readAtMs = performance.now()
+    return share
+  }
 }

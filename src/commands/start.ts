@@ -1,11 +1,12 @@
 /** `freshet start`: the server, on the given database or on an embedded one, until it is told to stop. */
-import pino, { type Logger } from 'pino'
+import type { Logger } from 'pino'
 import type { Config } from '../config.ts'
 import { startEmbedded, type EmbeddedServer } from '../database/embedded.ts'
 import { createPool } from '../database/pool.ts'
 import { createVote, seedDemo } from '../demo.ts'
 import { startServer, type FreshetServer } from '../server.ts'
 import type { Command } from './command.ts'
+import { createLog } from '../log.ts'
 import { embeddedPlace, explainEmbedded } from './database.ts'
 
 export const command: Command = {
@@ -19,7 +20,7 @@ export const command: Command = {
 
 /** Serves until SIGTERM or SIGINT; resolves to the exit code. Throws StartupError. */
 async function start(config: Config): Promise<number> {
-  const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime, formatters: { level: (label) => ({ level: label }) } }, pino.destination(2))
+  const log = createLog(config.logLevel)
   // A bug of ours must be loud, and must not take thousands of streams with it.
   process.on('uncaughtException', (error) => log.error({ err: error }, 'uncaught exception'))
   process.on('unhandledRejection', (reason) => log.error({ err: reason }, 'unhandled rejection'))

