@@ -8,12 +8,11 @@ import type { LoggedVersion } from '../contract/change.ts'
 import { connect, type Connection } from '../database/pool.ts'
 import { Bell, LEASE_MS } from './bell.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
-import { LAST_VERSION, MINT, parseSnapshot, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
+import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
 const LEAP = 2 ** 20
-const EVERYTHING: SnapshotBounds = { xmin: '3', xmax: '3', inProgress: [] }
 
 export interface ClockOptions {
   readonly url: string
@@ -29,7 +28,7 @@ export interface ClockOptions {
   readonly safetyMs?: number
   /** How often a follower tries to become the leader. Default 400 ms. */
   readonly retryLockMs?: number
-  /** After how long a silence PostgreSQL drops this node, and with it the lock. Default 7 s. */
+  /** After how long a silence PostgreSQL drops this node, and with it the lock. Default three times `safetyMs`, and a second. */
   readonly idleMs?: number
   /** How long an answer of PostgreSQL is awaited before the connection is given up. Default 10 s. */
   readonly queryTimeoutMs?: number
@@ -91,7 +90,7 @@ export class Clock {
 
   /** One connection: follows until it wins the lock, then leads until it breaks. */
   async #session(onHealthy: () => void): Promise<void> {
-    const { url, retryLockMs = 400, idleMs = 7_000, queryTimeoutMs = 10_000 } = this.#options
+    const { url, retryLockMs = 400, idleMs = this.#safetyMs * 3 + 1_000, queryTimeoutMs = 10_000 } = this.#options
     let broken: Error | undefined
     const connection = await connect(url, 'clock', (error) => { broken ??= error; this.ring() }, queryTimeoutMs)
     try {
@@ -155,7 +154,7 @@ export class Clock {
     const number = Math.max(lastNumber + LEAP, Date.now())
     // A standby that is away must not keep us waiting: promoted, it would be another timeline, and another epoch.
     await connection.query('set synchronous_commit = local')
-    const { version, snapshot } = await this.#mint(connection, last === undefined ? EVERYTHING : parseSnapshot(last.snapshot), number, lastNumber)
+    const { version, snapshot } = await this.#mint(connection, parseSnapshot(last?.snapshot ?? SEES_NOTHING), number, lastNumber)
     // What follows the leap need not be flushed: numbers that are lost are never issued again.
     await connection.query('set synchronous_commit = off')
     this.#setLeading(true)

@@ -5,7 +5,7 @@
  */
 import type { LoggedVersion } from '../contract/change.ts'
 import type { Pool } from '../database/pool.ts'
-import { CHANGES_BETWEEN, parseSnapshot, toChange, VERSIONS_AFTER, type ChangeRow, type VersionRow } from './log.ts'
+import { CHANGES_BETWEEN, parseSnapshot, SEES_NOTHING, toChange, VERSIONS_AFTER, type ChangeRow, type VersionRow } from './log.ts'
 
 export interface FollowerOptions {
   readonly pool: Pool
@@ -78,8 +78,7 @@ export class Follower {
       leaptFrom: row.leapt_from === null ? null : Number(row.leapt_from), touched: row.touched ?? [], reset: row.reset ?? [],
     }
     if (version.touched.length === 0) return { ...version, changes: [] }
-    if (row.previous_snapshot === null) return { ...version, changes: null }
-    const { xmax, inProgress } = parseSnapshot(row.previous_snapshot)
+    const { xmax, inProgress } = parseSnapshot(row.previous_snapshot ?? SEES_NOTHING)
     const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, values: [xmax, inProgress, row.snapshot] })
     // Fewer than were numbered: too large to be carried, or the log has turned. Whoever needs them asks the log, and is told.
     return { ...version, changes: rows.length === Number(row.changes) ? rows.map(toChange) : null }

@@ -15,6 +15,9 @@ export interface SnapshotBounds {
   readonly inProgress: readonly string[]
 }
 
+/** What comes before the first version: 3 is the first ordinary transaction id. */
+export const SEES_NOTHING = '3:3:'
+
 /** Takes `xmin:xmax:xip,xip` apart. Transaction ids stay text: they are 64 bits wide. */
 export function parseSnapshot(snapshot: string): SnapshotBounds {
   const [xmin = '', xmax = '', inProgress = ''] = snapshot.split(':')
@@ -133,18 +136,23 @@ with between as materialized (
 select between.* from size join between on size.carried order by seq`,
 }
 
-/**
- * The changes of table $4 between two snapshots, folded: the last state of each key and its first old filter values,
- * in the order of the last states. $5: only after this seq.
- */
-export const FOLDED_CHANGES = `
+/** The last state of each key and its first old filter values, between two snapshots. */
+const folded = (tables: string): string => `
 select seq, table_id, key, new_row, old_filters from (
-  select seq, table_id, key, new_row, row_number() over (partition by key order by seq desc) as place,
-    first_value(old_filters) over (partition by key order by seq) as old_filters
+  select seq, table_id, key, new_row, row_number() over (partition by table_id, key order by seq desc) as place,
+    first_value(old_filters) over (partition by table_id, key order by seq) as old_filters
   from freshet.changes
-  where ${between} and table_id = $4::int
+  where ${between} and ${tables}
 ) folded
-where place = 1 and seq > $5::bigint order by seq`
+where place = 1`
+
+/** The changes of table $4, folded, in the order of the last states. $5: only after this seq. */
+export const FOLDED_CHANGES = `${folded('table_id = $4::int')} and seq > $5::bigint order by seq`
+
+/** The changes of tables $4, folded, in one row with a null seq if there are none; or `carried` false: too many or too large. */
+export const LATER_CHANGES = `
+with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as materialized (${measured('later')})
+select size.carried, later.* from size left join later on size.carried order by seq`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */
 export const RANGE_SNAPSHOTS = `

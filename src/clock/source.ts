@@ -3,12 +3,13 @@
  * Promise: a state is one that existed. Its rows are one snapshot; what that snapshot saw and no version numbered yet is waited for,
  * and what the awaited version sees beyond the snapshot is handed along. A range the log no longer holds is `RangeLost`, never short.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
 import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, Window } from '../contract/change.ts'
-import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
+import { sqlState, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { readCatalog } from './catalog.ts'
-import { FOLDED_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
+import { FOLDED_CHANGES, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 
 const ROWS_A_FETCH = 1_000
 /** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
@@ -17,6 +18,8 @@ const MAX_READINGS = 4
 /** So often, each time for so long, less than PostgreSQL waits before it looks for deadlocks: it must never be the host that is ended. */
 const LOCK_TRIES = 6
 const LOCK_TIMEOUT = '500ms'
+/** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. */
+const MAX_LOCKED_MS = 250
 
 /** With the names that the tables ($1) have by now. */
 const STATE_HEADER = `
@@ -69,7 +72,13 @@ export class DatabaseSource implements ChangeSource {
     let client: PoolClient | undefined
     try {
       client = await this.#pool.connect()
-      return await this.#readState(client, windows, versionAfter)
+      for (;;) {
+        const state = await this.#readState(client, windows, versionAfter)
+        if (typeof state !== 'number') return state
+        // The clock is late: the host's tables are not kept locked until it comes.
+        await client.query('rollback')
+        await versionAfter(state)
+      }
     } catch (error) {
       client?.release(true)
       this.#leavePlace()
@@ -88,7 +97,8 @@ export class DatabaseSource implements ChangeSource {
     }
   }
 
-  async #readState(client: PoolClient, windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading> {
+  /** A number: what the snapshot saw was not numbered soon enough; ask again after that version. */
+  async #readState(client: PoolClient, windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading | number> {
     const tables = [...new Map(windows.map(({ channel }) => [channel.table.id, channel.table])).values()]
     const tableIds = tables.map(({ id }) => id)
     await lockTables(client, tables.map(({ name }) => name))
@@ -99,6 +109,7 @@ export class DatabaseSource implements ChangeSource {
     const { xmax, inProgress } = parseSnapshot(header.version_snapshot)
     const { rows: [unnumbered] } = await client.query<{ transactions: string[] }>(UNNUMBERED, [xmax, inProgress, tableIds])
     const version = await this.#numberedVersion(Number(header.number), unnumbered?.transactions ?? [], versionAfter)
+    if (version === null) return Number(header.number)
     const later = version.snapshot === null ? new Map<number, ReadonlyMap<string, LoggedChange>>()
       : await this.#readLater(header.snapshot, version.snapshot, tableIds)
     // Asked after reading: what was emptied in between would have been missed.
@@ -121,28 +132,30 @@ export class DatabaseSource implements ChangeSource {
     }
   }
 
-  /** The first version that sees all of the transactions. Its snapshot is null when that is the version given. */
-  async #numberedVersion(number: number, transactions: readonly string[], versionAfter: (number: number) => Promise<number>): Promise<{ number: number; snapshot: string | null }> {
+  /** The first version that sees all of the transactions, without a snapshot when that is the version given; null: none soon. */
+  async #numberedVersion(number: number, transactions: readonly string[], versionAfter: (number: number) => Promise<number>): Promise<{ number: number; snapshot: string | null } | null> {
     if (transactions.length === 0) return { number, snapshot: null }
-    for (let known = number; ;) {
+    const isLate = delay(MAX_LOCKED_MS, null, { ref: false })
+    for (let known: number | null = number; known !== null;) {
       const { rows: [first] } = await this.#pool.query<{ number: string; snapshot: string }>(FIRST_SEEING, [number, transactions])
       if (first !== undefined) return { number: Number(first.number), snapshot: first.snapshot }
-      known = await versionAfter(known)
+      known = await Promise.race([versionAfter(known), isLate])
     }
+    return null
   }
 
   async #readLater(from: string, to: string, tableIds: readonly number[]): Promise<Map<number, ReadonlyMap<string, LoggedChange>>> {
     const { xmax, inProgress } = parseSnapshot(from)
-    return withClient(this.#pool, async (client) => {
-      const later = new Map<number, ReadonlyMap<string, LoggedChange>>()
-      for (const tableId of tableIds) {
-        const { rows } = await client.query<ChangeRow>(FOLDED_CHANGES, [xmax, inProgress, to, tableId, 0])
-        // The table started anew under the reader: its rows are of no version. The caller tries again.
-        if (rows.some((row) => row.key === null)) throw new RangeLost('the table started anew while it was read')
-        later.set(tableId, new Map(rows.map((row) => [row.key ?? '', toChange(row)])))
-      }
-      return later
-    })
+    const { rows } = await this.#pool.query<ChangeRow & { carried: boolean }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
+    // The caller tries again, with a snapshot that sees it.
+    if (rows[0]?.carried !== true) throw new RangeLost('too much changed while the table was read')
+    const later = new Map(tableIds.map((id) => [id, new Map<string, LoggedChange>()]))
+    for (const row of rows.filter(({ seq }) => seq !== null)) {
+      // The table started anew under the reader: its rows are of no version.
+      if (row.key === null) throw new RangeLost('the table started anew while it was read')
+      later.get(row.table_id)?.set(row.key, toChange(row))
+    }
+    return later
   }
 
   async #takePlace(): Promise<void> {

@@ -61,20 +61,23 @@ export class PollEndpoint {
     const { query, window } = poll
     const held = heldVersion(query, hub)
     let answer = await hub.answer([window], held)
+    // Named by the epoch it was given in, whatever begins while it is held or written.
+    let epoch = hub.epoch
     const deadlineMs = performance.now() + (query.waitSeconds ?? 0) * 1_000
     while (this.#isNothingNew(answer, poll) && held !== null && performance.now() < deadlineMs) {
-      if (!await this.#change(poll, answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held, deadlineMs)) break
+      if (!await this.#change(poll, answer.kind === 'delta' ? { epoch, number: answer.version } : held, deadlineMs)) break
       answer = await hub.answer([window], held)
+      epoch = hub.epoch
     }
     if (poll.response.destroyed) return letGo(answer)
-    const version = answer.kind === 'delta' ? { epoch: hub.epoch, number: answer.version } : held
+    const version = answer.kind === 'delta' ? { epoch, number: answer.version } : held
     if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
     if (matches(query, version)) {
       await letGo(answer)
       this.#setHeaders(poll, version)
       poll.response.writeHead(304).end()
     } else if (answer.kind === 'delta' && query.limit !== null) {
-      await this.#answerFirstPage(poll, answer, query.limit)
+      await this.#answerFirstPage({ ...poll, epoch }, answer, query.limit)
     } else {
       const delta = answer.kind === 'delta' ? answer : { since: version.number, version: version.number, parts: [] }
       await this.#send(poll, delta, version)

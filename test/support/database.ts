@@ -25,17 +25,31 @@ export async function createDatabase(options: { readonly migrated?: boolean } = 
   await maintain(base, `create database ${name} template ${options.migrated === false ? 'template0' : 'freshet_template'}`)
   const url = new URL(base)
   url.pathname = `/${name}`
-  const pool = new pg.Pool({ connectionString: url.href, max: 40 })
+  const opened = openDatabase(url.href)
+  const database: TestDatabase = {
+    ...opened,
+    async drop() {
+      await opened.drop()
+      await maintain(base, `drop database if exists ${name} with (force)`)
+    },
+  }
+  afterAll(() => database.drop())
+  return database
+}
+
+/** A database that is there already; `drop` leaves it there and only closes what was opened. */
+export function openDatabase(url: string): TestDatabase {
+  const pool = new pg.Pool({ connectionString: url, max: 40 })
   pool.on('error', () => undefined)
   const clients: pg.Client[] = []
-  const database: TestDatabase = {
-    url: url.href,
+  return {
+    url,
     pool,
     async query<Row extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]) {
       return (await pool.query<Row>(sql, values as unknown[])).rows
     },
     async connect() {
-      const client = new pg.Client({ connectionString: url.href })
+      const client = new pg.Client({ connectionString: url })
       client.on('error', () => undefined)
       await client.connect()
       clients.push(client)
@@ -44,11 +58,8 @@ export async function createDatabase(options: { readonly migrated?: boolean } = 
     async drop() {
       await Promise.all(clients.map((client) => client.end().catch(() => undefined)))
       await pool.end()
-      await maintain(base, `drop database if exists ${name} with (force)`)
     },
   }
-  afterAll(() => database.drop())
-  return database
 }
 
 async function maintain(url: string, sql: string): Promise<void> {

@@ -8,15 +8,22 @@ export interface Proxy {
   readonly url: string
   /** Breaks every connection and refuses new ones. */
   cut(): void
+  /** Swallows whatever is sent, in either direction, and breaks nothing: a network that has gone dead. */
+  silence(): void
   mend(): void
+  /** Connections refused so far. */
+  readonly refused: number
 }
 
 export async function startProxy(target: string): Promise<Proxy> {
   const { hostname, port } = new URL(target)
   const sockets = new Set<Socket>()
   let isCut = false
+  let isSilent = false
+  let refused = 0
   const server = createServer((near) => {
     if (isCut) {
+      refused += 1
       near.destroy()
       return
     }
@@ -28,7 +35,7 @@ export async function startProxy(target: string): Promise<Proxy> {
         sockets.delete(socket)
         other.destroy()
       })
-      socket.pipe(other)
+      socket.on('data', (chunk) => { if (!isSilent) other.write(chunk) })
     }
   })
   server.listen(0, '127.0.0.1')
@@ -41,5 +48,5 @@ export async function startProxy(target: string): Promise<Proxy> {
   const url = new URL(target)
   url.hostname = '127.0.0.1'
   url.port = String((server.address() as AddressInfo).port)
-  return { url: url.href, cut() { isCut = true; breakAll() }, mend() { isCut = false } }
+  return { url: url.href, cut() { isCut = true; breakAll() }, silence() { isSilent = true }, mend() { isCut = false; isSilent = false }, get refused() { return refused } }
 }

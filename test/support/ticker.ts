@@ -1,12 +1,12 @@
 /** The clock by hand: numbers versions when a test says so, with the very statement of the real one. */
 import type { LoggedVersion } from '../../src/contract/change.ts'
-import { LAST_VERSION, MINT, parseSnapshot, toVersion, type MintedRow, type SnapshotBounds } from '../../src/clock/log.ts'
+import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from '../../src/clock/log.ts'
 import type { TestDatabase } from './database.ts'
 
 export class Ticker {
   readonly versions: LoggedVersion[] = []
   readonly #database: TestDatabase
-  #bounds: SnapshotBounds = { xmin: '3', xmax: '3', inProgress: [] }
+  #bounds: SnapshotBounds = parseSnapshot(SEES_NOTHING)
   #number = 0
 
   private constructor(database: TestDatabase) {

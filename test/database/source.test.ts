@@ -1,0 +1,304 @@
+import { beforeAll, describe, expect, it, vi } from 'vitest'
+import { DatabaseSource } from '../../src/clock/source.ts'
+import { RangeLost, type LoggedChange, type StateReading, type Window } from '../../src/contract/change.ts'
+import { createPool, type Pool } from '../../src/database/pool.ts'
+import { foldChanges } from '../../src/hub/fold.ts'
+import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
+import { startLeader } from '../support/node.ts'
+import { Ticker } from '../support/ticker.ts'
+
+describe.skipIf(!hasPostgres)('the source', () => {
+  let database: TestDatabase
+  let ticker: Ticker
+  let pool: Pool
+  let source: DatabaseSource
+
+  beforeAll(async () => {
+    database = await createDatabase()
+    ticker = await Ticker.start(database)
+    // The smallest pool that may be configured.
+    pool = createPool({ url: database.url, max: 6, onError: () => undefined })
+    source = new DatabaseSource(pool)
+    return () => pool.end()
+  })
+
+  let tables = 0
+
+  /** A watched table of its own, (id int primary key, v int), with rows 1 to 5, all numbered. */
+  async function watchedTable(): Promise<{ name: string; window: Window }> {
+    tables += 1
+    const name = `t${tables}`
+    await database.query(`create table ${name} (id int primary key, v int not null); insert into ${name} select i, 0 from generate_series(1, 5) i`)
+    await database.query('select freshet.watch($1::regclass)', [name])
+    await ticker.tick()
+    return { name, window: await windowOf(name) }
+  }
+
+  async function windowOf(name: string): Promise<Window> {
+    const channel = (await source.readCatalog()).channels.find((candidate) => candidate.name === name)
+    if (channel === undefined) throw new Error(`no channel ${name}`)
+    return { channel, filters: new Map() }
+  }
+
+  /** The rows of a state, with what came later folded in, and closes it. */
+  async function rowsOf(reading: StateReading, window: Window): Promise<readonly string[]> {
+    const rows = new Map<string, string>()
+    for await (const batch of reading.rows(window)) {
+      for (const row of batch) rows.set(JSON.stringify({ id: (JSON.parse(row) as { id: number }).id }), row)
+    }
+    for (const [key, { newRow }] of reading.later.get(window.channel.table.id) ?? []) {
+      if (newRow === null) rows.delete(key)
+      else rows.set(key, newRow)
+    }
+    await reading.close()
+    return [...rows.values()].sort()
+  }
+
+  async function selected(name: string): Promise<readonly string[]> {
+    return (await database.query<{ row: string }>(`select row_to_json(t.*)::text as row from ${name} t`)).map(({ row }) => row).sort()
+  }
+
+  async function changesOf(range: Parameters<DatabaseSource['readChanges']>[0]): Promise<readonly LoggedChange[]> {
+    const changes: LoggedChange[] = []
+    for await (const batch of source.readChanges(range)) changes.push(...batch)
+    return changes
+  }
+
+  /** Whether a promise is still waiting after the database has been asked twice more. */
+  async function isWaiting(promise: Promise<unknown>): Promise<boolean> {
+    let waits = true
+    void promise.then(() => { waits = false }, () => { waits = false })
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and state = 'idle in transaction' and datname = current_database()`)).length > 0)
+    await database.query('select pg_sleep(0.02)')
+    return waits
+  }
+
+  it('answers a state at once where everything it saw is numbered', async () => {
+    const { name, window } = await watchedTable()
+    const reading = await source.openState([window], ticker.versionAfter)
+    expect(reading.version).toBe(ticker.head)
+    expect(await rowsOf(reading, window)).toEqual(await selected(name))
+  })
+
+  it('Whole: waits with a state for the version of what it saw, and folds in what that version sees beyond', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1 where id = 1`)
+    const opening = source.openState([window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query(`update ${name} set v = 2 where id in (1, 2); delete from ${name} where id = 3; insert into ${name} values (6, 6)`)
+    await database.query(`update ${name} set id = 7 where id = 4`)
+    const version = await ticker.tick()
+    const truth = await selected(name)
+    const reading = await opening
+    expect(reading.version).toBe(version?.number)
+    expect(await rowsOf(reading, window)).toEqual(truth)
+  })
+
+  it('Independent: does not wait for a transaction whose rows it does not see, which comes in a later version', async () => {
+    const { name, window } = await watchedTable()
+    const open = await database.connect()
+    await open.query(`begin; update ${name} set v = 9 where id = 1`)
+    await database.query(`update ${name} set v = 1 where id = 2`)
+    await ticker.tick()
+    const truth = await selected(name)
+    const reading = await source.openState([window], ticker.versionAfter)
+    await open.query('commit')
+    await ticker.tick()
+    expect(await rowsOf(reading, window)).toEqual(truth)
+    expect(await changesOf({ since: reading.version, version: ticker.head, tableId: window.channel.table.id })).toMatchObject([{ newRow: '{"id":1,"v":9}' }])
+  })
+
+  it('Whole: reads several tables at one version', async () => {
+    const [one, two] = [await watchedTable(), await watchedTable()]
+    await database.query(`begin; update ${one.name} set v = 1; update ${two.name} set v = 1; commit`)
+    const opening = source.openState([one.window, two.window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query(`begin; update ${one.name} set v = 2; update ${two.name} set v = 2; commit`)
+    await ticker.tick()
+    const reading = await opening
+    const later = [one, two].map(({ window }) => [...reading.later.get(window.channel.table.id)?.values() ?? []].map(({ newRow }) => newRow).sort())
+    expect(later).toEqual([await selected(one.name), await selected(two.name)])
+    await reading.close()
+  })
+
+  it('reads every row behind an ALTER that rewrites the table', async () => {
+    const { name, window } = await watchedTable()
+    const altering = await database.connect()
+    await altering.query(`begin; alter table ${name} alter column v type bigint`)
+    const opening = source.openState([window], ticker.versionAfter)
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+    await altering.query(`insert into ${name} values (6, 6); commit`)
+    expect(await isWaiting(opening)).toBe(true)
+    await ticker.tick()
+    expect(await rowsOf(await opening, window)).toEqual(await selected(name))
+  })
+
+  it('Harmless: lets the host alter and empty the table while a state waits for the clock', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1`)
+    const opening = source.openState([window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query(`truncate ${name}`)
+    await database.query(`alter table ${name} alter column v type bigint; insert into ${name} values (1, 7)`)
+    await ticker.tick()
+    expect(await rowsOf(await opening, window)).toEqual(['{"id":1,"v":7}'])
+  })
+
+  it('Bounded: does not hold in memory what a bulk load wrote while a state waited', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1`)
+    const opening = source.openState([window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query(`insert into ${name} select i, 0 from generate_series(10, 6000) i`)
+    await ticker.tick()
+    const outcome = await opening.then((reading) => rowsOf(reading, window), (error: unknown) => error)
+    if (outcome instanceof RangeLost) expect(outcome.message).toContain('too much changed')
+    else expect(outcome).toEqual(await selected(name))
+    expect(await rowsOf(await source.openState([window], ticker.versionAfter), window)).toEqual(await selected(name))
+  })
+
+  it('Harmless: gives way rather than deadlock with a host that locks the tables the other way round', async () => {
+    const [one, two] = [await watchedTable(), await watchedTable()]
+    const host = await database.connect()
+    await host.query(`begin; lock table ${two.name} in access exclusive mode`)
+    const opening = source.openState([one.window, two.window], ticker.versionAfter)
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+    await host.query(`lock table ${one.name} in access exclusive mode`)
+    await host.query('commit')
+    await (await opening).close()
+  })
+
+  it('Loud: refuses a state of a table that has started anew, was dropped, or whose name another one bears by now', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1`)
+    const opening = source.openState([window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query(`select freshet.watch($1::regclass, filters => '{v}')`, [name])
+    await ticker.tick()
+    await expect(opening).rejects.toThrow('started anew')
+    await database.query(`begin; alter table ${name} rename to old_${name}; create table ${name} (id int primary key, v int); insert into ${name} values (1, 666); commit`)
+    await expect(source.openState([window], ticker.versionAfter)).rejects.toThrow(RangeLost)
+    await database.query(`drop table ${name}`)
+    await expect(source.openState([window], ticker.versionAfter)).rejects.toThrow(RangeLost)
+  })
+
+  it('reads four states at once and lets the others wait their turn, without a deadlock in the smallest pool', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1`)
+    // Each holds a connection, waits for a version and needs another connection to look for it.
+    const openings = Array.from({ length: 12 }, () => source.openState([window], ticker.versionAfter))
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and state = 'idle in transaction' and datname = current_database()`)).length === 4)
+    await database.query(`update ${name} set v = 2`)
+    await ticker.tick()
+    const truth = await selected(name)
+    expect(await Promise.all(openings.map(async (opening) => rowsOf(await opening, window)))).toEqual(Array(12).fill(truth))
+    await expect.poll(() => pool.idleCount).toBe(pool.totalCount)
+  })
+
+  it('gives its place back when a state cannot be opened, or a reader leaves in the middle', async () => {
+    const { name, window } = await watchedTable()
+    const gone = { ...window, channel: { ...window.channel, table: { ...window.channel.table, name: 'public.no_such_table' } } }
+    for (let attempt = 0; attempt < 6; attempt += 1) await expect(source.openState([gone], ticker.versionAfter)).rejects.toThrow(RangeLost)
+    await database.query(`insert into ${name} select i, 0 from generate_series(10, 3000) i`)
+    await ticker.tick()
+    for (let attempt = 0; attempt < 6; attempt += 1) {
+      for await (const batch of source.readChanges({ since: ticker.head - 1, version: ticker.head, tableId: window.channel.table.id })) {
+        expect(batch).toHaveLength(1_000)
+        break
+      }
+    }
+    const reading = await source.openState([window], ticker.versionAfter)
+    expect(await rowsOf(reading, window)).toHaveLength(2_996)
+  })
+
+  it('Loud: rejects a range below the floor, an unknown version, and one that leaves the log while it is read', async () => {
+    const { name, window } = await watchedTable()
+    const since = ticker.head
+    await database.query(`insert into ${name} select i, 0 from generate_series(10, 3000) i`)
+    await ticker.tick()
+    const range = { since, version: ticker.head, tableId: window.channel.table.id }
+    expect(await changesOf(range)).toHaveLength(2_991)
+    await expect(changesOf({ ...range, version: ticker.head + 1 })).rejects.toThrow(RangeLost)
+    const read = async (): Promise<void> => {
+      for await (const batch of source.readChanges(range)) {
+        expect(batch.length).toBeGreaterThan(0)
+        await database.query('update freshet.state set floor = $1', [ticker.head])
+      }
+    }
+    await expect(read()).rejects.toThrow(RangeLost)
+    await expect(changesOf(range)).rejects.toThrow(RangeLost)
+    expect(await changesOf({ ...range, since: ticker.head })).toEqual([])
+    await database.query('update freshet.state set floor = 0')
+  })
+
+  it('refuses a state whose log turned while the table was read', async () => {
+    const { name, window } = await watchedTable()
+    await database.query(`update ${name} set v = 1`)
+    const opening = source.openState([window], ticker.versionAfter)
+    expect(await isWaiting(opening)).toBe(true)
+    await database.query('update freshet.state set floor = $1', [ticker.head + 1])
+    await ticker.tick()
+    await expect(opening).rejects.toThrow('turned')
+    await database.query('update freshet.state set floor = 0')
+    await (await source.openState([window], ticker.versionAfter)).close()
+  })
+})
+
+describe.skipIf(!hasPostgres)('under writers', () => {
+  it('Whole: every state of a bank holds what it was founded with, and memory and log agree about every change', { timeout: 60_000 }, async () => {
+    const database = await createDatabase()
+    await database.query(`create table account (id int primary key, v int not null); insert into account select i, 100 from generate_series(1, 40) i; select freshet.watch('account')`)
+    const node = await startLeader(database)
+    const [channel] = (await node.source.readCatalog()).channels
+    if (channel === undefined) throw new Error('no channel')
+    const window = { channel, filters: new Map<string, string>() }
+    let isOver = false
+    const writers = Array.from({ length: 6 }, async (_, writer) => {
+      const client = await database.connect()
+      for (let round = writer * 7; !isOver; round += 13) {
+        const [from, to] = [1 + round % 40, 1 + (round * 3 + 1) % 40].sort((a, b) => a - b)
+        if (from === to) continue
+        await client.query('begin')
+        await client.query('update account set v = v - 1 where id = $1', [from])
+        if (round % 5 === 0) await client.query('select pg_sleep(0.01)')
+        await client.query('update account set v = v + 1 where id = $1', [to])
+        await client.query(round % 7 === 0 ? 'rollback' : 'commit')
+      }
+    })
+    const sums: number[] = []
+    const versions: number[] = []
+    for (let state = 0; state < 40; state += 1) {
+      const reading = await node.source.openState([window], (number) => waitFor(node, number))
+      const rows = new Map<string, number>()
+      for await (const batch of reading.rows(window)) for (const row of batch) add(rows, row)
+      for (const { newRow } of reading.later.get(channel.table.id)?.values() ?? []) add(rows, newRow ?? '{}')
+      await reading.close()
+      sums.push([...rows.values()].reduce((sum, v) => sum + v, 0))
+      versions.push(reading.version)
+    }
+    isOver = true
+    await Promise.all(writers)
+    expect(sums).toEqual(Array(40).fill(4_000))
+    // A state read while nothing happened would prove nothing.
+    expect(new Set(versions).size).toBeGreaterThan(10)
+    expect(versions).toEqual([...versions].sort((a, b) => a - b))
+    const known = [...new Set(versions)]
+    for (const [index, since] of known.entries()) {
+      const version = known[Math.min(known.length - 1, index + 1 + index % 5)] ?? since
+      const remembered = node.versions.filter(({ number }) => number > since && number <= version).flatMap(({ changes }) => changes ?? [])
+      const logged: LoggedChange[] = []
+      for await (const batch of node.source.readChanges({ since, version, tableId: channel.table.id })) logged.push(...batch)
+      expect(logged).toEqual(foldChanges(remembered))
+    }
+  })
+})
+
+function add(rows: Map<string, number>, row: string): void {
+  const { id, v } = JSON.parse(row) as { id: number; v: number }
+  rows.set(String(id), v)
+}
+
+async function waitFor(node: { readonly hub: { readonly head: number } }, number: number): Promise<number> {
+  await vi.waitUntil(() => node.hub.head > number, { interval: 1, timeout: 10_000 })
+  return node.hub.head
+}
