@@ -64,9 +64,14 @@ export function createPool({ url, max, onError }: PoolOptions): Pool {
 export async function connect(url: string, role: ConnectionRole, onError: (error: Error) => void, queryTimeoutMs = 10_000): Promise<Connection> {
   const client = new pg.Client({ ...connectionSettings(url, role), query_timeout: queryTimeoutMs })
   client.on('error', onError)
-  await client.connect()
-  await client.query(PINS)
-  return client
+  try {
+    await client.connect()
+    await client.query(PINS)
+    return client
+  } catch (error) {
+    client.end().catch(() => undefined)
+    throw error
+  }
 }
 
 /** Runs `work` on one client in a transaction; a client whose work failed is closed, not reused. */
