@@ -24,8 +24,8 @@ import { StartupError } from './errors.ts'
 import { BEAT_MS } from './hub/freshness.ts'
 import { Hub } from './hub/hub.ts'
 import { Pace } from './pace/pace.ts'
-import { createReadiness, describeNode, logSize } from './status.ts'
-import { createApp, type Vote } from './transport/app.ts'
+import { createReadiness, describeNode, logSize, Tally } from './status.ts'
+import { createApp, POLL_ROUTE, type Vote } from './transport/app.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
@@ -84,7 +84,11 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const load = createLoadMeter()
   const paceOf = (channel: string): Pace => paces.get(channel) ?? paces.set(channel, new Pace()).get(channel) ?? new Pace()
   const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel, atMs) => paceOf(channel).observe(atMs), onError })
-  const feeding = startFeeding(options, pool, hub, () => metrics.version())
+  const tally = new Tally(Date.now())
+  const feeding = startFeeding(options, pool, hub, ({ mintedAtMs }) => {
+    metrics.version()
+    tally.version(Date.now() - mintedAtMs)
+  })
   const registry = new StreamRegistry({ maxStreams: config.maxStreams, maxStreamsPerAddress: config.maxStreamsPerAddress, staleSinceMs: () => hub.staleSinceMs, ...options.streams })
   const metrics = new Metrics(() => {
     const { ringBytes, cacheBytes } = hub.size
@@ -109,13 +113,16 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     isDraining: () => draining.signal.aborted,
     rateLimit: config.rateLimit,
     trustProxy: config.trustProxy,
-    onRequest: (route, status) => metrics.request(route, status),
+    onRequest: (route, status) => {
+      metrics.request(route, status)
+      if (route === POLL_ROUTE) tally.poll()
+    },
     onError,
   })
   const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 }, guarded(app))
   guardConnections(server, guarded(app))
   const reporting = setInterval(() => {
-    describeNode(node).then((figures) => log.info(figures, 'minute')).catch(onError)
+    describeNode(node, tally).then((figures) => log.info(figures, 'minute')).catch(onError)
   }, MINUTE_MS)
 
   const stop = async (): Promise<void> => {
@@ -160,9 +167,9 @@ interface Feeding {
 }
 
 /** Everything that brings versions into the hub: clock, listener, follower, housekeeping. */
-function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: ServerOptions, pool: Pool, hub: Hub, onVersion: () => void): Feeding {
+function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: ServerOptions, pool: Pool, hub: Hub, onVersion: (version: LoggedVersion) => void): Feeding {
   const deliver = (version: LoggedVersion): void => {
-    onVersion()
+    onVersion(version)
     hub.accept(version)
   }
   const follower = new Follower({

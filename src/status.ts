@@ -84,14 +84,44 @@ export async function logSize(pool: Pool): Promise<number> {
   return Number(rows[0]?.bytes ?? 0)
 }
 
+/** What happened since the last line: counted as it happens, taken once a minute. */
+export class Tally {
+  #polls = 0
+  #worstLagMs = 0
+  #sinceMs: number
+
+  constructor(nowMs: number) {
+    this.#sinceMs = nowMs
+  }
+
+  poll(): void {
+    this.#polls += 1
+  }
+
+  /** A version came in `lagMs` after it was numbered. Two machines' clocks may differ: never below 0. */
+  version(lagMs: number): void {
+    this.#worstLagMs = Math.max(this.#worstLagMs, Math.round(lagMs))
+  }
+
+  take(nowMs: number): { readonly pollsPerSecond: number; readonly worstLagMs: number } {
+    const seconds = Math.max(0.001, (nowMs - this.#sinceMs) / 1_000)
+    const taken = { pollsPerSecond: Math.round(this.#polls / seconds * 10) / 10, worstLagMs: this.#worstLagMs }
+    this.#polls = 0
+    this.#worstLagMs = 0
+    this.#sinceMs = nowMs
+    return taken
+  }
+}
+
 /** The figures of the line a minute. */
-export async function describeNode({ hub, registry, clock, listener, pool }: Node): Promise<Record<string, unknown>> {
+export async function describeNode({ hub, registry, clock, listener, pool }: Node, tally: Tally): Promise<Record<string, unknown>> {
   const stale = hub.staleSinceMs
   const size = hub.size
   return {
     head: hub.head, floor: hub.floor, epoch: hub.epoch,
     logBytes: await ask(logSize(pool)).catch(() => null),
     staleMs: stale === null ? 0 : Date.now() - stale,
+    ...tally.take(Date.now()),
     streams: registry.size, following: size.followers,
     leader: clock.isLeading, listener: listener.isListening,
     ringVersions: size.ringVersions, ringBytes: size.ringBytes, cacheBytes: size.cacheBytes,

@@ -40,6 +40,9 @@ export interface AppOptions {
 }
 
 const JSON_TYPE = 'application/json; charset=utf-8'
+/** As the figures name it. */
+export const POLL_ROUTE = '/v1/channels/:channel/changes'
+
 const GET = ['GET', 'HEAD', 'OPTIONS']
 const root = new URL('../../', import.meta.url)
 
@@ -130,7 +133,7 @@ function serveChannels(app: Express, { hub, poll, sse, changesPerMinute, isDrain
     parseNothing(rawQuery(request))
     answer(response, JSON_TYPE, JSON.stringify(describe(channel)))
   }).all(methods(GET))
-  app.route('/v1/channels/:channel/changes').get(accepting('application/json'), refuseWhileDraining, (request, response) =>
+  app.route(POLL_ROUTE).get(accepting('application/json'), refuseWhileDraining, (request, response) =>
     poll.answer(request, response, channelName(request), rawQuery(request))).all(methods(GET))
   // No refusal here: EventSource would take it for the last word.
   app.route('/v1/channels/:channel/stream').get(accepting('text/event-stream'), (request, response) =>
