@@ -15,8 +15,6 @@ export type Key = Schemas['Key']
 export type Row = Schemas['Row']
 /** A version as clients see it, `k3f9.1042`; the parsed one is `Version` of version.ts. */
 export type VersionText = Schemas['Version']
-/** A version or a page cursor as clients see it. */
-export type CursorText = Schemas['Cursor']
 export type PollReason = Schemas['PollReason']
 export type Channel = Schemas['Channel']
 export type Column = Schemas['Column']
@@ -54,6 +52,3 @@ export const MAX_HEADER_BYTES = 4_096
 
 /** What a channel may be called: 1 to 63 characters. */
 export const CHANNEL_NAME_PATTERN = /^[a-z0-9][a-z0-9_.-]{0,62}$/
-
-/** Parameters with a meaning of their own; no filter may bear one of these names. */
-export const RESERVED_PARAMETERS = ['since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId'] as const

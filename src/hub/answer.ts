@@ -249,5 +249,3 @@ async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Sp
 function sizeOfParts(parts: readonly Part[]): number {
   return parts.reduce((bytes, part) => bytes + part.changes.length + 100, 200)
 }
-
-export { RangeLost }

@@ -5,10 +5,10 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
-import type { Catalog, ChangeSource, ChannelDefinition, LoggedVersion, Window } from '../contract/change.ts'
+import { RangeLost, type Catalog, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
 import type { Version } from '../contract/version.ts'
 import { ApiError, quoted } from '../errors.ts'
-import { Answerer, discard, RangeLost, type Delta } from './answer.ts'
+import { Answerer, discard, type Delta } from './answer.ts'
 import { Feeds, type Follower } from './feed.ts'
 import { canonicalValue } from './fold.ts'
 import { Freshness } from './freshness.ts'
