@@ -33,7 +33,7 @@ const unseen = `(xid >= $1::xid8 or xid = any ((select array(select id from unne
 /** Whether the rows of `name` are few and small enough to be carried along, and how many they are. */
 const measured = (name: string): string => `
 select count(*) as changes, count(*) <= ${MAX_CARRIED_CHANGES}
-  and coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
+  and coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters::text), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
 from ${name}`
 
 /**
@@ -79,7 +79,8 @@ export interface ChangeRow {
   readonly table_id: number
   readonly key: string | null
   readonly new_row: string | null
-  readonly old_filters: string | null
+  /** One as logged, an array when folded. */
+  readonly old_filters: string | readonly string[] | null
 }
 
 export interface MintedRow extends VersionRow, ChangeRow {
@@ -101,8 +102,11 @@ export function toVersion(rows: readonly MintedRow[]): LoggedVersion | null {
   }
 }
 
+const NOTHING: readonly string[] = []
+
 export function toChange(row: ChangeRow): LoggedChange {
-  return { seq: Number(row.seq), tableId: row.table_id, key: row.key, newRow: row.new_row, oldFilters: row.old_filters }
+  const { old_filters: old } = row
+  return { seq: Number(row.seq), tableId: row.table_id, key: row.key, newRow: row.new_row, oldFilters: old === null ? NOTHING : typeof old === 'string' ? [old] : old }
 }
 
 /** The newest version; a new leader begins after it. */
@@ -136,18 +140,20 @@ with between as materialized (
 select between.* from size join between on size.carried order by seq`,
 }
 
-/** The last state of each key and its first old filter values, between two snapshots. */
+/**
+ * The last state of each key and all its old filter values, between two snapshots. The keys are grouped first and by hash, without
+ * the rows: only those that remain are sorted (a third less time than a window over the rows, and no collation is asked).
+ */
 const folded = (tables: string): string => `
-select seq, table_id, key, new_row, old_filters from (
-  select seq, table_id, key, new_row, row_number() over (partition by table_id, key order by seq desc) as place,
-    first_value(old_filters) over (partition by table_id, key order by seq) as old_filters
-  from freshet.changes
-  where ${between} and ${tables}
-) folded
-where place = 1`
+select seq, table_id, key, new_row, last.old_filters from freshet.changes join (
+  select max(seq) as seq, array_agg(old_filters) filter (where old_filters is not null) as old_filters from (
+    select table_id, key, old_filters, max(seq) as seq from freshet.changes where ${between} and ${tables} group by table_id, key, old_filters
+  ) by_filters group by table_id, key
+) last using (seq)
+where ${between} and ${tables}`
 
-/** The changes of table $4, folded, in the order of the last states. $5: only after this seq. */
-export const FOLDED_CHANGES = `${folded('table_id = $4::int')} and seq > $5::bigint order by seq`
+/** The changes of table $4, folded, in the order of the last states. */
+export const FOLDED_CHANGES = `${folded('table_id = $4::int')} order by seq`
 
 /** The changes of tables $4, folded, in one row with a null seq if there are none; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `

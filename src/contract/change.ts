@@ -12,8 +12,8 @@ export interface LoggedChange {
   readonly key: string | null
   /** The row as JSON, as row_to_json rendered it; null: the key is gone. */
   readonly newRow: string | null
-  /** The filter columns before the change, as JSON; null: nothing was there. */
-  readonly oldFilters: string | null
+  /** The filter columns before the change, as JSON, and, folded, before any of the changes; none: nothing was there. */
+  readonly oldFilters: readonly string[]
 }
 
 /** One numbered snapshot, with what it sees and its predecessor did not. */
@@ -108,7 +108,7 @@ export class RangeLost extends Error {
 export interface ChangeSource {
   readCatalog(): Promise<Catalog>
   /** The changes of one table in (since, version], folded by key, oldest first. Rejects with RangeLost if the log no longer has them all. */
-  readChanges(range: { since: number; version: number; tableId: number; afterSeq?: number; limit?: number }): AsyncIterable<readonly LoggedChange[]>
+  readChanges(range: { since: number; version: number; tableId: number }): AsyncIterable<readonly LoggedChange[]>
   /** Opens a state of all windows at one version; `versionAfter` resolves to the newest version once it is above its argument. */
   openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading>
   /** The JSON of a filter value, as its column compares it; throws ApiError invalid_filter when it does not cast. */

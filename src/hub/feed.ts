@@ -123,8 +123,7 @@ export class TableRoutes {
     for (const { names, window, feeds } of this.#filtered.values()) {
       const columns = names.map((name) => window.channel.table.columns.find((column) => column.name === name))
       for (const change of changes) {
-        for (const raw of [change.newRow, change.oldFilters]) {
-          if (raw === null) continue
+        for (const raw of change.newRow === null ? change.oldFilters : [change.newRow, ...change.oldFilters]) {
           const values = pickValues(raw, names).map((value, index) => canonicalValue(value ?? 'null', columns[index]))
           for (const feed of feeds.get(JSON.stringify(values)) ?? []) found.add(feed)
         }

@@ -9,7 +9,10 @@ import { deletion, dressKey, dressRow, pickValues, planRow, upsert, type RowPlan
 const MAX_PART_CHANGES = 1_000
 const MAX_PART_BYTES = 1_000_000
 
-/** The last change of each key, bearing the filter values from before the first: A to B to C must reach A's readers as a delete. */
+/**
+ * The last change of each key, bearing the filter values from before every one: A to B to C must reach A's readers as a delete. Which was
+ * the first nobody can say: a trigger of the host's that writes the row again is logged before the statement that it belongs to.
+ */
 export function foldChanges(changes: Iterable<LoggedChange>): readonly LoggedChange[] {
   const last = new Map<string, LoggedChange>()
   for (const change of changes) {
@@ -17,10 +20,15 @@ export function foldChanges(changes: Iterable<LoggedChange>): readonly LoggedCha
     const earlier = last.get(change.key)
     // Deleting first moves the key to the end.
     last.delete(change.key)
-    last.set(change.key, earlier === undefined ? change : { ...change, oldFilters: earlier.oldFilters })
+    last.set(change.key, earlier === undefined ? change : { ...change, oldFilters: union(earlier.oldFilters, change.oldFilters) })
   }
   // Of several versions, a later one may hold the lower number: ids are taken before the commit.
   return [...last.values()].sort((a, b) => a.seq - b.seq)
+}
+
+function union(some: readonly string[], others: readonly string[]): readonly string[] {
+  const added = others.filter((value) => !some.includes(value))
+  return added.length === 0 ? some : [...some, ...added]
 }
 
 /** Renders folded changes for one window: what its reader must apply. */
@@ -42,7 +50,7 @@ export class WindowRenderer {
     if (key === null) return null
     if (newRow !== null && this.#admits(newRow)) return upsert({ row: dressRow(this.#plan, newRow).row, key: dressKey(this.#plan, key) })
     // A row that leaves the filter is a delete, without its new values.
-    const wasIn = this.#wanted.length === 0 || (oldFilters !== null && this.#admits(oldFilters))
+    const wasIn = this.#wanted.length === 0 || oldFilters.some((old) => this.#admits(old))
     return wasIn ? deletion(dressKey(this.#plan, key)) : null
   }
 

@@ -79,6 +79,6 @@ export class Ring {
 /** Roughly what a version costs in memory. */
 function sizeOf({ changes }: LoggedVersion): number {
   let bytes = 200
-  for (const { key, newRow, oldFilters } of changes ?? []) bytes += 120 + (key?.length ?? 0) + (newRow?.length ?? 0) + (oldFilters?.length ?? 0)
+  for (const { key, newRow, oldFilters } of changes ?? []) bytes += 120 + (key?.length ?? 0) + (newRow?.length ?? 0) + oldFilters.reduce((sum, old) => sum + old.length, 0)
   return bytes
 }

@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { startTestServer, type TestServer } from '../support/server.ts'
+import { openStream } from '../support/sse.ts'
 
 const SETUP = `
   create type mood as enum ('sad', 'happy');
@@ -47,12 +48,29 @@ describe('a row', () => {
     expect(changes.filter(({ op }) => op === 'upsert').map(({ key }) => key['id'])).toEqual([2, 3])
   })
 
-  it('that goes from A by B to C is one delete to the readers of A, an upsert to those of C and nothing to those of B', async () => {
+  it('that goes from A by B to C is a delete to the readers of A and an upsert to those of C; to those of B a delete of what they never had', async () => {
     await change(`insert into things (id, grp) values (10, 'A')`)
     const { before } = await change(`update things set grp = 'B' where id = 10`)
     await change(`update things set grp = 'C' where id = 10`)
     const answers = await Promise.all(['A', 'B', 'C'].map((grp) => server.poll('things', `?grp=${grp}&since=${before}`)))
-    expect(answers.map(({ changes }) => changes.map(({ op }) => op))).toEqual([['delete'], [], ['upsert']])
+    expect(answers.map(({ changes }) => changes.map(({ op }) => op))).toEqual([['delete'], ['delete'], ['upsert']])
+  })
+
+  it("that a host's own trigger moves on from B to C, within the statement that moves it from A to B, leaves the readers of A", async () => {
+    await server.database.query(`
+      create table public.nested (id int primary key, grp text);
+      create function public.move_on() returns trigger language plpgsql as $$
+        begin update public.nested set grp = 'C' where id = new.id and grp = 'B'; return null; end $$;
+      create trigger move_on after update on public.nested for each row execute function public.move_on();
+      insert into public.nested values (1, 'A'), (2, 'A');
+      select freshet.watch('public.nested', filters => '{grp}')`)
+    await expect.poll(async () => (await server.get('/v1/channels/nested')).status).toBe(200)
+    const stream = await openStream(`${server.url}/v1/channels/nested/stream?grp=A`)
+    const { version } = await stream.delta(({ reset }) => reset)
+    await server.database.query(`update public.nested set grp = 'B' where id = 1`)
+    expect((await stream.delta(({ since }) => since === version)).changes).toEqual([{ op: 'delete', key: { id: 1 } }])
+    expect((await server.poll('nested', `?grp=A&since=${version}`)).changes).toEqual([{ op: 'delete', key: { id: 1 } }])
+    stream.close()
   })
 
   it('with an unpublished filter column is found by it and does not show it', async () => {

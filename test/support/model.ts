@@ -72,7 +72,7 @@ export class Model {
       this.#seq += 1
       return {
         seq: this.#seq, tableId: write.tableId, key: JSON.stringify({ id }), newRow: 'row' in write ? JSON.stringify(write.row) : null,
-        oldFilters: old === undefined ? null : JSON.stringify({ g: old.g, v: old.v }),
+        oldFilters: old === undefined ? [] : [JSON.stringify({ g: old.g, v: old.v })],
       }
     })
     return this.#push(this.head + 1, changes, { isCarried })
@@ -82,7 +82,7 @@ export class Model {
   startAnew(tableId: number): LoggedVersion {
     this.#tables = new Map(this.#tables).set(tableId, new Map())
     this.#seq += 1
-    return this.#push(this.head + 1, [{ seq: this.#seq, tableId, key: null, newRow: 'truncate', oldFilters: null }])
+    return this.#push(this.head + 1, [{ seq: this.#seq, tableId, key: null, newRow: 'truncate', oldFilters: [] }])
   }
 
   /** The newest `count` versions are gone, as after a crash. What they saw is still there, for the next leap to number. */
@@ -124,14 +124,12 @@ export class Model {
     return version
   }
 
-  /** As the log folds it: the last state of each key and its first old values, in the order of the last states. */
+  /** As the log folds it: the last state of each key and all its old values, in the order of the last states. */
   folded(tableId: number, since: number, upTo: number): readonly LoggedChange[] {
     const changes = this.versions.filter(({ number }) => number > since && number <= upTo)
       .flatMap(({ number }) => this.#log.get(number) ?? []).filter((change) => change.tableId === tableId).sort((a, b) => a.seq - b.seq)
-    const first = new Map<string | null, LoggedChange>()
-    for (const change of changes) if (!first.has(change.key)) first.set(change.key, change)
     return changes.filter((change, index) => !changes.slice(index + 1).some(({ key }) => key === change.key))
-      .map((change) => ({ ...change, oldFilters: first.get(change.key)?.oldFilters ?? null }))
+      .map((change) => ({ ...change, oldFilters: changes.filter(({ key }) => key === change.key).flatMap(({ oldFilters }) => oldFilters) }))
   }
 }
 

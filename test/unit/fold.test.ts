@@ -7,8 +7,8 @@ import { channel, column, Model, table, windowOf, type ModelRow, type Write } fr
 const T = table(1)
 const CHANNEL = channel('t', T)
 
-function change(seq: number, id: number, newRow: object | null, old: object | null = null): LoggedChange {
-  return { seq, tableId: 1, key: JSON.stringify({ id }), newRow: newRow && JSON.stringify(newRow), oldFilters: old && JSON.stringify(old) }
+function change(seq: number, id: number, newRow: object | null, ...old: readonly object[]): LoggedChange {
+  return { seq, tableId: 1, key: JSON.stringify({ id }), newRow: newRow && JSON.stringify(newRow), oldFilters: old.map((values) => JSON.stringify(values)) }
 }
 
 const WRITE: fc.Arbitrary<Write> = fc.oneof(
@@ -53,17 +53,23 @@ describe('folding', () => {
     expect(folded.map(({ newRow }) => newRow)).toEqual(['{"id":2,"v":1}', '{"id":1,"v":2}'])
   })
 
-  it('keeps the filter values from before the first change', () => {
+  it('keeps the filter values from before every change', () => {
     const folded = foldChanges([change(1, 1, { id: 1, g: 'b' }, { g: 'a' }), change(2, 1, { id: 1, g: 'c' }, { g: 'b' })])
-    expect(folded).toEqual([change(2, 1, { id: 1, g: 'c' }, { g: 'a' })])
+    expect(folded).toEqual([change(2, 1, { id: 1, g: 'c' }, { g: 'a' }, { g: 'b' })])
+  })
+
+  it('tells a reader of the value before also where the change of a nested trigger was logged first', () => {
+    // A to B, and in a trigger of that B to C.
+    const logged = [change(1, 1, { id: 1, g: 'c', v: 0 }, { g: 'b', v: 0 }), change(2, 1, { id: 1, g: 'c', v: 0 }, { g: 'a', v: 0 })]
+    expect(renderedAll(logged, { g: '"a"' })).toBe('{"op":"delete","key":{"id":1}}')
   })
 
   it('makes a delete of an insert followed by a delete', () => {
-    expect(foldChanges([change(1, 1, { id: 1 }), change(2, 1, null, { g: 'a' })])).toEqual([change(2, 1, null)])
+    expect(foldChanges([change(1, 1, { id: 1 }), change(2, 1, null, { g: 'a' })])).toEqual([change(2, 1, null, { g: 'a' })])
   })
 
   it('has no place for a line about a whole table', () => {
-    expect(foldChanges([{ seq: 1, tableId: 1, key: null, newRow: 'truncate', oldFilters: null }])).toEqual([])
+    expect(foldChanges([{ seq: 1, tableId: 1, key: null, newRow: 'truncate', oldFilters: [] }])).toEqual([])
   })
 
   it('of folds is the fold of all', () => {
