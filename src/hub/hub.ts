@@ -36,6 +36,9 @@ export type Answer = { readonly kind: 'unchanged' } | ({ readonly kind: 'delta' 
 /** How often a question is asked anew because the ground moved under it. */
 const MAX_TRIES = 5
 
+/** One for all: thousands of streams hold their window. */
+const NO_FILTERS: ReadonlyMap<string, string> = new Map()
+
 const UNCHANGED: Answer = { kind: 'unchanged' }
 
 export class Hub {
@@ -179,6 +182,7 @@ export class Hub {
   /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */
   async window(name: string, filters: ReadonlyMap<string, string>): Promise<Window> {
     const channel = this.channel(name)
+    if (filters.size === 0) return { channel, filters: NO_FILTERS }
     const canonical = new Map<string, string>()
     for (const [column, value] of filters) canonical.set(column, await this.#cast(channel, column, value))
     return { channel, filters: canonical }

@@ -1,5 +1,6 @@
 /**
- * Deltas as bytes: events of a stream, bodies of a poll. What is the same for many readers is framed once.
+ * Deltas as bytes: events of a stream, bodies of a poll. What is the same for many readers is framed once, as an event and as the chunk
+ * of HTTP/1.1 that carries it.
  */
 import { createEventBuffer } from 'better-sse'
 import type { Delta, Part } from '../hub/answer.ts'
@@ -19,55 +20,76 @@ export function deltaHead(channel: string, { epoch, since, version }: Envelope, 
   return `{"channel":"${channel}","since":${from},"version":"${to}","reset":${since === null},"more":${more},"changes":[`
 }
 
+/** Some events, ready to be written. */
+export interface Frame {
+  readonly event: Buffer
+  /** The same bytes as one chunk [rfc9112 §7.1], of which `event` is a part. */
+  readonly chunk: Buffer
+}
+
+const CHUNK_TAIL = Buffer.from('\r\n')
+
+function frameBytes(pieces: readonly Buffer[]): Frame {
+  const bytes = pieces.reduce((sum, { length }) => sum + length, 0)
+  const head = Buffer.from(`${bytes.toString(16)}\r\n`)
+  const chunk = Buffer.concat([head, ...pieces, CHUNK_TAIL])
+  return { chunk, event: chunk.subarray(head.length, head.length + bytes) }
+}
+
+function frameText(text: string): Frame {
+  return frameBytes([Buffer.from(text)])
+}
+
 const EVENT_TAIL = Buffer.from(']}\n\n')
 
 /** One part as one event; the id, and with it the cursor, only where the delta is complete. */
-export function frameEvent(part: Part, envelope: Envelope, more: boolean): Buffer {
+function eventPieces(part: Part, envelope: Envelope, more: boolean): readonly Buffer[] {
   const id = more ? '' : `id: ${formatVersion({ epoch: envelope.epoch, number: envelope.version })}\n`
-  return Buffer.concat([Buffer.from(`${id}data: ${deltaHead(part.channel, envelope, more)}`), part.changes, EVENT_TAIL])
+  return [Buffer.from(`${id}data: ${deltaHead(part.channel, envelope, more)}`), part.changes, EVENT_TAIL]
 }
 
 interface Framed {
   readonly envelope: Envelope
-  readonly frame: Buffer
+  readonly frame: Frame
 }
 
 /** A rendering that many readers share is framed for the first of them. */
 const framed = new WeakMap<readonly Part[], Framed>()
 
 /** All parts of a delta as the bytes of its events. */
-export function frameDelta(parts: readonly Part[], envelope: Envelope): Buffer {
+export function frameDelta(parts: readonly Part[], envelope: Envelope): Frame {
   const known = framed.get(parts)
   if (known?.envelope.version === envelope.version && known.envelope.since === envelope.since && known.envelope.epoch === envelope.epoch) return known.frame
-  const frame = Buffer.concat(parts.map((part, index) => frameEvent(part, envelope, index < parts.length - 1)))
+  const frame = frameBytes(parts.flatMap((part, index) => eventPieces(part, envelope, index < parts.length - 1)))
   framed.set(parts, { envelope, frame })
   return frame
 }
 
 /** The events of a delta that is still being read, each as soon as it is known whether another follows. */
-export async function *frameParts(delta: Delta, epoch: string): AsyncGenerator<Buffer> {
+export async function *frameParts(delta: Delta, epoch: string): AsyncGenerator<Frame> {
   const envelope = { epoch, since: delta.since, version: delta.version }
   let previous: Part | undefined
   for await (const part of delta.parts) {
-    if (previous !== undefined) yield frameEvent(previous, envelope, true)
+    if (previous !== undefined) yield frameBytes(eventPieces(previous, envelope, true))
     previous = part
   }
-  if (previous !== undefined) yield frameEvent(previous, envelope, false)
+  if (previous !== undefined) yield frameBytes(eventPieces(previous, envelope, false))
 }
 
 /** `event: status`: since when what is shown may be out of date (ISO 8601), or null when it no longer is. */
-export function frameStatus(staleSinceMs: number | null): string {
+export function frameStatus(staleSinceMs: number | null): Frame {
   const staleSince = staleSinceMs === null ? null : new Date(staleSinceMs).toISOString()
-  return createEventBuffer().event('status').data({ stale_since: staleSince }).dispatch().read()
+  return frameText(createEventBuffer().event('status').data({ stale_since: staleSince }).dispatch().read())
 }
 
 /** How long a client is to wait before it reconnects, ms. */
-export function frameRetry(ms: number): string {
-  return createEventBuffer().retry(Math.round(ms)).dispatch().read()
+export function frameRetry(ms: number): Frame {
+  return frameText(createEventBuffer().retry(Math.round(ms)).dispatch().read())
 }
 
+const HEARTBEAT = frameText(createEventBuffer().comment().dispatch().read())
+
 /** A comment for proxies; with a cursor, moves the client's Last-Event-ID without an event [html §9.2.6]. */
-export function frameHeartbeat(cursor?: string): string {
-  const buffer = createEventBuffer()
-  return (cursor === undefined ? buffer.comment() : buffer.comment().id(cursor)).dispatch().read()
+export function frameHeartbeat(cursor?: string): Frame {
+  return cursor === undefined ? HEARTBEAT : frameText(createEventBuffer().comment().id(cursor).dispatch().read())
 }

@@ -8,10 +8,11 @@ import type { Window } from '../contract/change.ts'
 import { parseManyStream, parseStream, type StreamCursor } from '../contract/request.ts'
 import { toApiError } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
-import { StreamConnection } from './connection.ts'
 import { frameRetry } from './frame.ts'
+import { Opening } from './opening.ts'
 import type { StreamRegistry } from './registry.ts'
-import { Stream, type StreamLimits } from './stream.ts'
+import { Stream, type StreamLimits, type StreamOptions } from './stream.ts'
+import { Wire } from './wire.ts'
 
 export interface SseOptions {
   readonly hub: Hub
@@ -26,6 +27,8 @@ const HEAD = {
   'Content-Type': 'text/event-stream; charset=utf-8',
   'Cache-Control': 'private, no-cache, no-store, no-transform, must-revalidate, max-age=0',
   'X-Accel-Buffering': 'no',
+  // A stream ends with its connection: nothing can follow on it.
+  'Connection': 'close',
 } as const
 
 /** What EventSource is told to wait before it reconnects, ms, around which each stream gets its own. */
@@ -33,9 +36,12 @@ const RETRY_MS = 2_000
 
 export class SseEndpoint {
   readonly #options: SseOptions
+  readonly #streamOptions: StreamOptions
 
   constructor(options: SseOptions) {
     this.#options = options
+    const { hub, limits, onError, onConflated } = options
+    this.#streamOptions = { hub, onError, onConflated, ...limits }
   }
 
   /** `GET /v1/channels/{channel}/stream`. Rejects with ApiError before anything is sent. */
@@ -58,7 +64,7 @@ export class SseEndpoint {
 
   /** Not now, in the one way that EventSource understands: 200, when to come back, and an end. */
   refuse(response: ServerResponse): void {
-    response.writeHead(200, HEAD).end(frameRetry(5_000 + Math.random() * 10_000))
+    response.writeHead(200, HEAD).end(frameRetry(5_000 + Math.random() * 10_000).event)
   }
 
   /** Without the database nobody can say whether a channel or a filter exists: that is no error of the client's. */
@@ -78,19 +84,20 @@ export class SseEndpoint {
       response.writeHead(200, HEAD).end()
       return
     }
-    const { hub, registry, limits, addressOf, onError, onConflated } = this.#options
-    const connection = new StreamConnection(request, response, HEAD)
-    const session = await createSession(connection, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
+    const { registry, addressOf } = this.#options
+    const opening = new Opening(request, response, HEAD)
+    await createSession(opening, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
     // The registry is asked as late as this: many at once would all have seen the same free place.
-    if (!connection.isOpen) return
+    if (!opening.isOpen) return
     const address = addressOf(request)
     if (!registry.admits(address)) {
-      connection.end(frameRetry(5_000 + Math.random() * 10_000))
+      response.end(frameRetry(5_000 + Math.random() * 10_000).event)
       return
     }
-    const stream = new Stream({ hub, connection, windows, cursor: cursor === 'malformed' ? null : cursor, onError, onConflated, ...limits })
+    const wire = new Wire(request, response)
+    const stream = new Stream({ wire, windows, cursor: cursor === 'malformed' ? null : cursor }, this.#streamOptions)
     const forget = registry.add(stream, address)
-    session.once('disconnected', () => {
+    wire.onClose(() => {
       forget()
       stream.stop()
     })

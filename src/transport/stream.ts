@@ -13,8 +13,8 @@ import { toApiError } from '../errors.ts'
 import type { Delta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import type { Hub } from '../hub/hub.ts'
-import type { StreamConnection } from './connection.ts'
 import { frameDelta, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
+import type { Wire } from './wire.ts'
 
 export interface StreamLimits {
   /** Bytes that may wait for a slow socket before its reader is left to catch up. */
@@ -23,19 +23,26 @@ export interface StreamLimits {
   readonly drainDeadlineMs: number
 }
 
+/** What all streams share. */
 export interface StreamOptions extends StreamLimits {
   readonly hub: Hub
-  readonly connection: StreamConnection
-  readonly windows: readonly Window[]
-  /** What the client holds; null: nothing, or nothing usable. */
-  readonly cursor: Version | null
   /** Errors that are neither the client's nor expected. */
   readonly onError: (error: unknown) => void
   readonly onConflated: () => void
 }
 
+/** What is a stream's own. */
+export interface Reader {
+  readonly wire: Wire
+  readonly windows: readonly Window[]
+  /** What the client holds; null: nothing, or nothing usable. */
+  readonly cursor: Version | null
+}
+
 export class Stream implements Follower {
   readonly #options: StreamOptions
+  readonly #wire: Wire
+  readonly #windows: readonly Window[]
   #cursor: Version | null
   #life: 'catching up' | 'following' | 'ended' = 'catching up'
   #isRunning = false
@@ -45,14 +52,16 @@ export class Stream implements Follower {
   /** Since when this stream alone has no answer, as while its channel is parked. */
   #troubledSinceMs: number | null = null
 
-  constructor(options: StreamOptions) {
+  constructor({ wire, windows, cursor }: Reader, options: StreamOptions) {
     this.#options = options
-    this.#cursor = options.cursor
-    this.#toldCursor = options.cursor
+    this.#wire = wire
+    this.#windows = windows
+    this.#cursor = cursor
+    this.#toldCursor = cursor
   }
 
   get backlogBytes(): number {
-    return this.#options.connection.backlogBytes
+    return this.#wire.backlogBytes
   }
 
   /** Sends what the client lacks, then follows. Never rejects. */
@@ -61,14 +70,14 @@ export class Stream implements Follower {
   }
 
   deliver(delta: Delta): boolean {
-    const { hub, connection, maxBacklogBytes, onConflated } = this.#options
-    if (!connection.isOpen) return false
-    if (connection.backlogBytes > maxBacklogBytes || Symbol.asyncIterator in delta.parts) {
+    const { hub, maxBacklogBytes, onConflated } = this.#options
+    if (!this.#wire.isOpen) return false
+    if (this.#wire.backlogBytes > maxBacklogBytes || Symbol.asyncIterator in delta.parts) {
       onConflated()
       void this.#catchUp()
       return false
     }
-    connection.write(frameDelta(delta.parts, { epoch: hub.epoch, since: delta.since, version: delta.version }))
+    this.#wire.write(frameDelta(delta.parts, { epoch: hub.epoch, since: delta.since, version: delta.version }))
     this.#cursor = { epoch: hub.epoch, number: delta.version }
     this.#toldCursor = this.#cursor
     return true
@@ -80,12 +89,12 @@ export class Stream implements Follower {
 
   /** Proves to proxies that the stream lives; moves the cursor of a filter that nothing has concerned. */
   heartbeat(): void {
-    const { hub, connection, windows } = this.#options
-    if (connection.backlogBytes > 0) return
-    if (this.#life === 'following' && this.#cursor !== null) this.#cursor = hub.advance(windows, this.#cursor.number, this) ?? this.#cursor
+    const { hub } = this.#options
+    if (this.#wire.backlogBytes > 0) return
+    if (this.#life === 'following' && this.#cursor !== null) this.#cursor = hub.advance(this.#windows, this.#cursor.number, this) ?? this.#cursor
     const isNews = this.#life === 'following' && this.#cursor !== this.#toldCursor
     this.#toldCursor = isNews ? this.#cursor : this.#toldCursor
-    connection.write(frameHeartbeat(isNews && this.#cursor !== null ? formatVersion(this.#cursor) : undefined))
+    this.#wire.write(frameHeartbeat(isNews && this.#cursor !== null ? formatVersion(this.#cursor) : undefined))
   }
 
   /** Tells the client, once each, that the server has lost sight of the database or has it back. */
@@ -93,19 +102,19 @@ export class Stream implements Follower {
     const sinceMs = staleSinceMs ?? this.#troubledSinceMs
     if ((sinceMs === null) === (this.#toldStaleSinceMs === null)) return
     this.#toldStaleSinceMs = sinceMs
-    this.#options.connection.write(frameStatus(sinceMs))
+    this.#wire.write(frameStatus(sinceMs))
   }
 
   /** Ends the stream; the client reconnects after about `retryMs` with the cursor it has. */
   end(retryMs: number): void {
     this.stop()
-    this.#options.connection.end(frameRetry(retryMs))
+    this.#wire.end(frameRetry(retryMs))
   }
 
   /** Follows no longer; for when the client has gone. */
   stop(): void {
     this.#life = 'ended'
-    this.#options.hub.unfollow(this.#options.windows, this)
+    this.#options.hub.unfollow(this.#windows, this)
   }
 
   /** One loop at a time: who calls while it runs only tells it to go on. */
@@ -127,9 +136,9 @@ export class Stream implements Follower {
 
   /** One answer, written as the socket takes it; then follows, unless something happened meanwhile. */
   async #step(): Promise<void> {
-    const { hub, connection, windows, drainDeadlineMs } = this.#options
-    if (!await connection.drained(drainDeadlineMs)) return
-    const answer = await this.#ask(() => hub.answer(windows, this.#cursor))
+    const { hub, drainDeadlineMs } = this.#options
+    if (!await this.#wire.drained(drainDeadlineMs)) return
+    const answer = await this.#ask(() => hub.answer(this.#windows, this.#cursor))
     if (answer === null) return
     if (answer.kind === 'delta') {
       const epoch = hub.epoch
@@ -139,12 +148,12 @@ export class Stream implements Follower {
     }
     await this.#ask(() => {
       // At once: who follows may be overtaken the moment after.
-      if (this.#isBehind() && this.#cursor !== null && hub.follow(windows, this.#cursor, this)) this.#life = 'following'
+      if (this.#isBehind() && this.#cursor !== null && hub.follow(this.#windows, this.#cursor, this)) this.#life = 'following'
     })
   }
 
   #isBehind(): boolean {
-    return this.#life === 'catching up' && this.#options.connection.isOpen
+    return this.#life === 'catching up' && this.#wire.isOpen
   }
 
   /** Null: not now; the loop asks again, if there is still somebody to answer. */
@@ -174,13 +183,13 @@ export class Stream implements Follower {
   }
 
   async #send(delta: Delta, epoch: string): Promise<boolean> {
-    const { connection, drainDeadlineMs } = this.#options
+    const { drainDeadlineMs } = this.#options
     if (!(Symbol.asyncIterator in delta.parts)) {
-      connection.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
-      return connection.isOpen
+      this.#wire.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
+      return this.#wire.isOpen
     }
     for await (const frame of frameParts(delta, epoch)) {
-      if (!connection.write(frame) && !await connection.drained(drainDeadlineMs)) return false
+      if (!this.#wire.write(frame) && !await this.#wire.drained(drainDeadlineMs)) return false
     }
     return true
   }

@@ -52,6 +52,25 @@ describe('a stream', () => {
     await noStreams()
   })
 
+  it('says the same, byte for byte, on a socket of its own, behind another answer on its connection, and in HTTP/1.0', async () => {
+    const head = await version()
+    const behind = `GET /v1/channels/items/changes?since=${head}&wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n`
+    const ask = (httpVersion: string): string => `GET /v1/channels/items/stream?since=x HTTP/${httpVersion}\r\nHost: localhost\r\n\r\n`
+    const answers = await Promise.all([ask('1.1'), behind + ask('1.1'), ask('1.0')].map(async (requests) => {
+      const socket = await openSocket(server.url)
+      let text = ''
+      socket.on('data', (chunk: Buffer) => { text += chunk.toString() })
+      socket.write(requests)
+      // The first heartbeat comes after the state, on all three.
+      await expect.poll(() => text).toMatch(/"more":false[^]*\n:\n\n/)
+      socket.destroy()
+      const { headers, body } = parseAnswer(text.slice(text.lastIndexOf('HTTP/1.')))
+      return { type: headers.get('content-type'), events: body.slice(0, body.indexOf('\n:\n\n')).replace(/^retry:\d+/, 'retry') }
+    }))
+    expect(answers[0]?.events).toContain('"reset":true')
+    expect(answers).toEqual(Array(3).fill(answers[0]))
+  })
+
   it('gets a delta for each version, in order, each beginning where the last ended', async () => {
     const seen: Delta[] = []
     const reader = await openStream(stream, {}, (delta) => seen.push(delta))
