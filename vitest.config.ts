@@ -2,7 +2,9 @@ import { defineConfig } from 'vitest/config'
 
 // Suites by what they need: nothing; a PostgreSQL of each supported major version; a whole server; a browser.
 const withPostgres = ['test/support/global-postgres.ts']
-const common = { testTimeout: 30_000, hookTimeout: 60_000, pool: 'forks' as const }
+const common = { testTimeout: 60_000, hookTimeout: 60_000, pool: 'forks' as const,
+  // Whoever waits for an event waits long enough for a busy machine.
+  expect: { poll: { timeout: 15_000, interval: 20 } } }
 
 function databaseProject(major: number) {
   return {
