@@ -21,7 +21,9 @@ select epoch, floor,
   coalesce((select json_agg(json_build_object('id', tables.id, 'name', coalesce(freshet.quoted_name(relation), tables.name), 'parked', parked,
       'isPartitioned', coalesce(relkind = 'p', false), 'keyColumns', key_columns, 'columns', coalesce((
         select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull,
-          'root', (select format_type(coalesce(nullif(typbasetype, 0), oid), null) from pg_type where oid = atttypid), 'base', (
+          'root', (select format_type(coalesce(nullif(typbasetype, 0), oid), null) from pg_type where oid = atttypid),
+          'depth', (select case when typcategory <> 'A' then 0 when (select typcategory <> 'A' from pg_type item where item.oid = pg_type.typelem) then 1 end
+            from pg_type where oid = atttypid), 'base', (
             with recursive base as (
               select pg_type.oid, typbasetype, typelem, typcategory, typname from pg_type where oid = atttypid
               union all
@@ -39,14 +41,16 @@ interface StateRow {
   readonly leaps: readonly (readonly [number, number])[]
   readonly touched: readonly (readonly [number, number, number])[]
   readonly channels: readonly { name: string; tableId: number; columns: string[] | null; filters: string[]; isPublic: boolean }[]
-  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Pick<ColumnDefinition, 'name' | 'type' | 'nullable'> & { base: string; root: string })[] })[]
+  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Pick<ColumnDefinition, 'name' | 'type' | 'nullable'> & { base: string; root: string; depth: 0 | 1 | null })[] })[]
 }
 
 export async function readCatalog(pool: Pool): Promise<Catalog> {
   const { rows: [state] } = await pool.query<StateRow>(STATE)
   if (state === undefined) throw new Error('freshet.state is empty')
   const tables = new Map(state.tables.map((table) => [table.id, {
-    ...table, columns: table.columns.map(({ name, type, nullable, base, root }) => ({ name, type, nullable, conversion: conversionOf(base), comparedAs: comparisonType(base, root) })),
+    ...table, columns: table.columns.map(({ name, type, nullable, base, root, depth }) => ({
+      name, type, nullable, conversion: conversionOf(base), exactAs: exactCast(conversionOf(base), depth), comparedAs: comparisonType(base, root),
+    })),
   }]))
   return {
     epoch: state.epoch,
@@ -72,6 +76,12 @@ function comparisonType(base: string, root: string): string {
     // Enums. A domain over one has no equality of its own.
     default: return root
   }
+}
+
+/** `depth`: 0 for a scalar, 1 for an array of scalars, null for what a cast to text would not look into (an array of domains over arrays). */
+function exactCast(conversion: Conversion, depth: 0 | 1 | null): ColumnDefinition['exactAs'] {
+  if (conversion !== 'quote-numbers' || depth === null) return null
+  return depth === 0 ? 'text' : 'text[]'
 }
 
 /** `base` is the type under domains and arrays. JSON numbers beyond 2^53 would lose digits in most clients. */

@@ -5,13 +5,16 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
-import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, Window } from '../contract/change.ts'
-import { sqlState, type Pool, type PoolClient } from '../database/pool.ts'
+import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
+import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 
-const ROWS_A_FETCH = 1_000
+/** A batch is at most so many rows, or about so many bytes: two are in memory, one that is rendered and one that is on its way. */
+const BATCH_ROWS = 1_000
+const BATCH_BYTES = 1_000_000
+const FIRST_BATCH_ROWS = 50
 /** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
 const MAX_READINGS = 4
 
@@ -20,6 +23,9 @@ const LOCK_TRIES = 6
 const LOCK_TIMEOUT = '500ms'
 /** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. */
 const MAX_LOCKED_MS = 250
+
+/** The log is too young for statistics: without them the planner may compare every change with every other. Left is the join by hash. */
+const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off`
 
 /** With the names that the tables ($1) have by now. */
 const STATE_HEADER = `
@@ -146,7 +152,12 @@ export class DatabaseSource implements ChangeSource {
 
   async #readLater(from: string, to: string, tableIds: readonly number[]): Promise<Map<number, ReadonlyMap<string, LoggedChange>>> {
     const { xmax, inProgress } = parseSnapshot(from)
-    const { rows } = await this.#pool.query<ChangeRow & { carried: boolean }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
+    const rows = await withClient(this.#pool, async (client) => {
+      await client.query(BEGIN_FOLD)
+      const later = await client.query<ChangeRow & { carried: boolean }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
+      await client.query('rollback')
+      return later.rows
+    })
     // The caller tries again, with a snapshot that sees it.
     if (rows[0]?.carried !== true) throw new RangeLost('too much changed while the table was read')
     const later = new Map(tableIds.map((id) => [id, new Map<string, LoggedChange>()]))
@@ -201,35 +212,45 @@ async function readRange(client: PoolClient, since: number, version: number): Pr
 
 /** In batches through a cursor: a bulk load is larger than memory. */
 async function* readFolded(client: PoolClient, values: readonly unknown[]): AsyncIterable<readonly LoggedChange[]> {
-  await client.query('begin read only')
-  // Many rows look for few in the fold's hash: sorting both to merge them takes longer, also where the planner thinks otherwise.
-  await client.query(`set local work_mem = '32MB'; set local enable_mergejoin = off`)
+  await client.query(BEGIN_FOLD)
   await client.query(`declare folded no scroll cursor for ${FOLDED_CHANGES}`, [...values])
-  for (;;) {
-    const { rows } = await client.query<ChangeRow>(`fetch ${ROWS_A_FETCH} from folded`)
-    if (rows.length === 0) break
-    yield rows.map(toChange)
-  }
+  const batches = fetchAll<ChangeRow>({ bytesOf: ({ key, new_row }) => (key?.length ?? 0) + (new_row?.length ?? 0),
+    fetch: async (count) => (await client.query<ChangeRow>(`fetch ${count} from folded`)).rows })
+  for await (const rows of batches) yield rows.map(toChange)
   await client.query('rollback')
 }
 
-async function* readRows(client: PoolClient, { channel: { table, columns }, filters }: Window): AsyncIterable<readonly string[]> {
-  const published = columns.length === table.columns.length ? 'row_to_json(t.*)'
-    : `(select row_to_json(published.*) from (select ${columns.map(({ name }) => `t.${quoteIdentifier(name)}`).join(', ')}) as published)`
+async function* readRows(client: PoolClient, { channel: { table, columns }, filters }: Window): AsyncIterable<readonly StateRow[]> {
+  const published = columns.map(({ name, exactAs }) => `t.${quoteIdentifier(name)}${exactAs === null ? '' : `::${exactAs} as ${quoteIdentifier(name)}`}`).join(', ')
+  const key = table.keyColumns.map((name, index) => `'${`${index === 0 ? '{' : ','}${JSON.stringify(name)}:`.replaceAll(`'`, `''`)}' || to_json(published.${quoteIdentifier(name)})::text`).join(' || ')
   const conditions = [...filters.keys()].map((name, index) => {
     const type = table.columns.find((column) => column.name === name)?.comparedAs ?? 'text'
     return `t.${quoteIdentifier(name)}::${type} = $${index + 1}::text::${type}`
   })
   // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
   await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
-  await declare(client, `declare state no scroll cursor for select ${published}::text as row from ${table.isPartitioned ? '' : 'only '}${table.name} t${
-    conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}`, [...filters.values()].map((value) => jsonText(value)))
-  for (;;) {
-    const { rows } = await client.query<{ row: string }>(`fetch ${ROWS_A_FETCH} from state`)
-    if (rows.length === 0) break
-    yield rows.map(({ row }) => row)
-  }
+  await declare(client, `declare state no scroll cursor for select ${key} || '}', row_to_json(published.*)::text
+    from (select ${published} from ${table.isPartitioned ? '' : 'only '}${table.name} t${
+    conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`, [...filters.values()].map((value) => jsonText(value)))
+  yield* fetchAll<StateRow>({ bytesOf: ([, row]) => row.length,
+    fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' })).rows })
   await client.query('close state')
+}
+
+/** All batches of a cursor. PostgreSQL works on the next one while this one is used. */
+async function* fetchAll<Row>({ fetch, bytesOf }: { fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
+  let coming = fetch(FIRST_BATCH_ROWS)
+  try {
+    for (let rows = await coming; rows.length > 0; rows = await coming) {
+      const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
+      coming = fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
+      // Whoever stops here is not told of its end: that there is one must not end the process.
+      coming.catch(() => undefined)
+      yield rows
+    }
+  } finally {
+    await coming.catch(() => undefined)
+  }
 }
 
 async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {

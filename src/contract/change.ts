@@ -41,6 +41,8 @@ export interface ColumnDefinition {
   readonly type: string
   readonly nullable: boolean
   readonly conversion: Conversion
+  /** The cast under which its JSON is exact as it is, where there is one: a state is read with it. */
+  readonly exactAs: 'text' | 'text[]' | null
   /** The type, without length or scale, in which values of a filter are compared with it. */
   readonly comparedAs: string
 }
@@ -89,11 +91,14 @@ export interface Window {
   readonly filters: CanonicalFilters
 }
 
+/** A row of a state as JSON, and its key: the published columns, each under its `exactAs`. */
+export type StateRow = readonly [key: string, row: string]
+
 /** The rows of some windows at one version. */
 export interface StateReading {
   readonly version: number
-  /** Batches of raw rows (as row_to_json rendered them), window by window, in the order asked. */
-  rows(window: Window): AsyncIterable<readonly string[]>
+  /** Batches, window by window, in the order asked. */
+  rows(window: Window): AsyncIterable<readonly StateRow[]>
   /** What happened between the rows and `version`: the last state of each key, by the key's JSON. */
   readonly later: ReadonlyMap<number, ReadonlyMap<string, LoggedChange>>
   close(): Promise<void>

@@ -200,8 +200,8 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
       const later = [...reading.later.get(window.channel.table.id)?.values() ?? []]
       const outdated = new Set(later.map(({ key }) => renderer.key(key ?? '{}')))
       for await (const rows of reading.rows(window)) {
-        for (const raw of rows) {
-          const { text, key } = renderer.row(raw)
+        for (const row of rows) {
+          const { text, key } = renderer.row(row)
           const finished = outdated.has(key) ? null : builder.add(text)
           if (finished !== null) yield { channel, changes: finished }
         }

@@ -2,8 +2,8 @@
  * Folds changes to the last state of each key and cuts the result into parts. Pure. Promise: the same changes give the same bytes,
  * whether they come from memory or, folded there already, from the log: in the order of each key's last change.
  */
-import type { CanonicalFilters, ColumnDefinition, LoggedChange, Window } from '../contract/change.ts'
-import { deletion, dressKey, dressRow, pickValues, planRow, upsert, type RowPlan } from './render.ts'
+import type { CanonicalFilters, ColumnDefinition, LoggedChange, StateRow, Window } from '../contract/change.ts'
+import { deletion, dress, pickValues, planRow, planState, upsert, type RowPlan } from './render.ts'
 
 /** A part is at most this many changes, or this many bytes (one larger change is a part of its own). */
 const MAX_PART_CHANGES = 1_000
@@ -34,12 +34,14 @@ function union(some: readonly string[], others: readonly string[]): readonly str
 /** Renders folded changes for one window: what its reader must apply. */
 export class WindowRenderer {
   readonly #plan: RowPlan
+  readonly #statePlan: RowPlan
   readonly #filterNames: readonly string[]
   readonly #wanted: readonly string[]
   readonly #filterColumns: readonly (ColumnDefinition | undefined)[]
 
   constructor({ channel, filters }: Window) {
     this.#plan = planRow(channel)
+    this.#statePlan = planState(channel)
     this.#filterNames = [...filters.keys()]
     this.#wanted = [...filters.values()]
     this.#filterColumns = this.#filterNames.map((name) => channel.table.columns.find((column) => column.name === name))
@@ -48,20 +50,20 @@ export class WindowRenderer {
   /** The change as JSON; null when it does not concern the window. */
   change({ key, newRow, oldFilters }: LoggedChange): string | null {
     if (key === null) return null
-    if (newRow !== null && this.#admits(newRow)) return upsert({ row: dressRow(this.#plan, newRow).row, key: dressKey(this.#plan, key) })
+    if (newRow !== null && this.#admits(newRow)) return upsert(dress(this.#plan, key), dress(this.#plan, newRow))
     // A row that leaves the filter is a delete, without its new values.
     const wasIn = this.#wanted.length === 0 || oldFilters.some((old) => this.#admits(old))
-    return wasIn ? deletion(dressKey(this.#plan, key)) : null
+    return wasIn ? deletion(dress(this.#plan, key)) : null
   }
 
   /** A row of the table, which has passed the filter already, and its key as published. */
-  row(raw: string): { readonly text: string; readonly key: string } {
-    const dressed = dressRow(this.#plan, raw)
-    return { text: upsert(dressed), key: dressed.key }
+  row([rawKey, raw]: StateRow): { readonly text: string; readonly key: string } {
+    const key = dress(this.#statePlan, rawKey)
+    return { text: upsert(key, dress(this.#statePlan, raw)), key }
   }
 
   key(raw: string): string {
-    return dressKey(this.#plan, raw)
+    return dress(this.#plan, raw)
   }
 
   #admits(raw: string): boolean {

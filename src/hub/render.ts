@@ -4,45 +4,45 @@
  */
 import type { ChannelDefinition, Conversion } from '../contract/change.ts'
 
-/** What to do with each member of a rendered row, by its name as JSON. */
-export interface RowPlan {
-  readonly members: ReadonlyMap<string, Conversion>
-  /** Names of the key columns as JSON, in the order of the key. */
-  readonly key: readonly string[]
+/** What to do with each member of a rendered row, by its name as JSON. Null: every member is as it should be. */
+export type RowPlan = ReadonlyMap<string, Conversion> | null
+
+/** For rows as the log has them, which hold more than this channel publishes. */
+export function planRow({ columns }: ChannelDefinition): RowPlan {
+  return new Map(columns.map(({ name, conversion }) => [JSON.stringify(name), conversion]))
 }
 
-export function planRow({ columns, table }: ChannelDefinition): RowPlan {
-  return {
-    members: new Map(columns.map(({ name, conversion }) => [JSON.stringify(name), conversion])),
-    key: table.keyColumns.map((name) => JSON.stringify(name)),
+/** For rows of a state, which hold what is published, mostly in the form in which it is. */
+export function planState({ columns }: ChannelDefinition): RowPlan {
+  const left = columns.map(({ name, conversion, exactAs }) => [JSON.stringify(name), exactAs === null ? conversion : 'none'] as const)
+  return left.every(([, conversion]) => conversion === 'none') ? null : new Map(left)
+}
+
+/** A row of the table, or a key (`{"id":7,…}`, from row_to_json), as published: visible columns, exact values. */
+export function dress(plan: RowPlan, raw: string): string {
+  const text = oneLine(raw)
+  if (plan === null) return text
+  let dressed = ''
+  // What is as it should be is taken over in one piece with what follows it.
+  let kept = 1
+  let at = 1
+  while (text.charCodeAt(at) === QUOTE) {
+    const nameEnd = endOfString(text, at)
+    const valueEnd = endOfValue(text, nameEnd + 1)
+    const conversion = plan.get(text.slice(at, nameEnd))
+    if (conversion !== 'none') {
+      dressed += text.slice(kept, at)
+      if (conversion !== undefined) dressed += `${text.slice(at, nameEnd + 1)}${convert(text.slice(nameEnd + 1, valueEnd), conversion)},`
+      kept = valueEnd + 1
+    }
+    at = valueEnd + 1
   }
+  if (kept === 1) return text
+  dressed += text.slice(kept, text.length - 1)
+  return `{${dressed.endsWith(',') ? dressed.slice(0, -1) : dressed}}`
 }
 
-export interface DressedRow {
-  readonly row: string
-  readonly key: string
-}
-
-/** A row of the table (`{"id":7,…}`, from row_to_json) as published: visible columns, exact values, its key beside it. */
-export function dressRow(plan: RowPlan, raw: string): DressedRow {
-  const key = new Map<string, string>()
-  let row = ''
-  forEachMember(oneLine(raw), (name, value) => {
-    const conversion = plan.members.get(name)
-    if (conversion === undefined) return
-    const member = `${name}:${convert(value, conversion)}`
-    row += row === '' ? member : `,${member}`
-    if (plan.key.includes(name)) key.set(name, member)
-  })
-  return { row: `{${row}}`, key: `{${plan.key.map((name) => key.get(name) ?? `${name}:null`).join(',')}}` }
-}
-
-/** A key as logged, as published. */
-export function dressKey(plan: RowPlan, raw: string): string {
-  return dressRow(plan, raw).row
-}
-
-export function upsert({ row, key }: DressedRow): string {
+export function upsert(key: string, row: string): string {
   return `{"op":"upsert","key":${key},"row":${row}}`
 }
 
@@ -133,8 +133,12 @@ const STRING_OR_NUMBER = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g
 function convert(value: string, conversion: Conversion): string {
   switch (conversion) {
     case 'none': return value
-    case 'quote-numbers': return value.replace(STRING_OR_NUMBER, (token) => token.startsWith('"') ? token : `"${token}"`)
+    case 'quote-numbers': return value.startsWith('[') ? value.replace(STRING_OR_NUMBER, (token) => token.startsWith('"') ? token : `"${token}"`) : quoteNumber(value)
     case 'base64': return value.replace(/"\\\\x([0-9a-f]*)"/g, (_, hex: string) => `"${Buffer.from(hex, 'hex').toString('base64')}"`)
     default: return conversion satisfies never
   }
+}
+
+function quoteNumber(value: string): string {
+  return value.startsWith('"') || value === 'null' ? value : `"${value}"`
 }

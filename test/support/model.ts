@@ -12,7 +12,7 @@ export interface ModelRow {
 }
 
 export function column(name: string, type: string, conversion: ColumnDefinition['conversion'] = 'none'): ColumnDefinition {
-  return { name, type, nullable: true, conversion, comparedAs: type }
+  return { name, type, nullable: true, conversion, exactAs: null, comparedAs: type }
 }
 
 export function table(id: number, name = `public.t${id}`): TableDefinition {
@@ -165,7 +165,7 @@ export class ModelSource implements ChangeSource {
     this.asked.state += 1
     const { model } = this
     const version = model.head
-    const read = new Map(windows.map((window) => [window, model.rowsAt(version, window).map((row) => JSON.stringify(row))]))
+    const read = new Map(windows.map((window) => [window, model.rowsAt(version, window).map((row) => [JSON.stringify({ id: row.id }), JSON.stringify(row, window.channel.columns.map(({ name }) => name))] as const)]))
     await this.gate('state')
     return {
       version, later: new Map(),
