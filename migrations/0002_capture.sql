@@ -100,7 +100,9 @@ declare
   same_key text := (select string_agg(format('t.%I %s touched.key_%s', name, freshet.key_equality(watched.relation, name), position), ' and ')
     from unnest(watched.key_columns) with ordinality as keys (name, position));
   -- Equal keys may render differently (numeric 1.0 and 1.00): then the text is gone although a row is there.
-  truth text := format('(select %s from %s%s t where %s and %s = touched.key)', freshet.rendered_row(watched, 't'),
+  -- In REPEATABLE READ the snapshot may also still see the row that had this key before another transaction deleted it. What was
+  -- touched is ours: nobody else has this key until we end, so only a row that we wrote (no older than we are) is the truth.
+  truth text := format('(select %s from %s%s t where %s and %s = touched.key and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
     case when (select relkind = 'p' from pg_class where oid = watched.relation) then '' else 'only ' end,
     freshet.quoted_name(watched.relation), same_key, freshet.rendered('t', watched.key_columns));
   line text := format('select %s, touched.key, %s, touched.old_filters from (%s) as touched',

@@ -1,0 +1,31 @@
+import { describe, expect, it } from 'vitest'
+import { createDatabase, hasPostgres } from '../support/database.ts'
+import { expectReplayEqualsTable } from '../support/replay.ts'
+
+describe.skipIf(!hasPostgres)('a snapshot that still sees what another has deleted', () => {
+  for (const level of ['repeatable read', 'serializable']) {
+    it(`Harmless: does not fail the host's insert of the same key (${level})`, async () => {
+      const database = await createDatabase()
+      await database.query(`create table public.t (id int primary key, v text);
+        create function again() returns trigger language plpgsql as $$ begin return null; end $$;
+        create trigger again after insert on public.t for each statement execute function again();
+        select freshet.watch('public.t'); insert into public.t values (1, 'old'), (2, 'two')`)
+      const host = await database.connect()
+      await host.query(`begin isolation level ${level}; select from public.t`)
+      await database.query('delete from public.t where id = 1')
+      await host.query(`insert into public.t values (1, 'new')`)
+      await host.query('commit')
+      await expectReplayEqualsTable(database, 'public.t')
+    })
+
+    it(`No ghost: does not bring it back when the same key comes and goes (${level})`, async () => {
+      const database = await createDatabase()
+      await database.query(`create table public.t (id int primary key, v text); select freshet.watch('public.t'); insert into public.t values (1, 'old'), (2, 'two')`)
+      const host = await database.connect()
+      await host.query(`begin isolation level ${level}; select from public.t`)
+      await database.query('delete from public.t where id = 1')
+      await host.query(`savepoint s; insert into public.t values (1, 'new'); release s; update public.t set id = 3 where v = 'new'; commit`)
+      await expectReplayEqualsTable(database, 'public.t')
+    })
+  }
+})
