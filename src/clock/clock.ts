@@ -6,13 +6,14 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LoggedVersion } from '../contract/change.ts'
 import { connect, type Connection } from '../database/pool.ts'
+import { StartupError } from '../errors.ts'
 import { Bell, LEASE_MS } from './bell.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
 import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
-const LEAP = 2 ** 20
+const LEAP = 2 ** 16
 
 export interface ClockOptions {
   readonly url: string
@@ -97,6 +98,7 @@ export class Clock {
       // A frozen leader loses its connection, and with it the lock, to the server's patience. But what the server has begun it may
       // finish, also when we no longer wait: numbering a huge transaction takes longer than noticing a dead network should.
       await connection.query(`set idle_session_timeout = ${idleMs}; set statement_timeout = 0; set client_connection_check_interval = 0`)
+      await assertPrimary(connection)
       // Tries, never waits: a waiter would hold back the host's CREATE INDEX CONCURRENTLY.
       while (!this.#closing() && !await this.#tryLock(connection)) {
         onHealthy()
@@ -147,11 +149,14 @@ export class Clock {
     }
   }
 
-  /** The first version of a leadership: above every number that a crash may have taken, and flushed before anybody hears of it. */
+  /**
+   * The first version of a leadership, flushed before anybody hears of it: above every number that a crash may have taken. Numbers begin
+   * at the time in microseconds, which they never overtake, so it is above those too that a volume rolled back to an older copy has undone.
+   */
   async #leap(connection: Connection): Promise<{ number: number; bounds: SnapshotBounds }> {
     const { rows: [last] } = await connection.query<{ number: string; snapshot: string }>(LAST_VERSION)
     const lastNumber = Number(last?.number ?? 0)
-    const number = Math.max(lastNumber + LEAP, Date.now())
+    const number = Math.max(lastNumber + LEAP, Date.now() * 1_000)
     // A standby that is away must not keep us waiting: promoted, it would be another timeline, and another epoch.
     await connection.query('set synchronous_commit = local')
     const { version, snapshot } = await this.#mint(connection, parseSnapshot(last?.snapshot ?? SEES_NOTHING), number, lastNumber)
@@ -206,4 +211,10 @@ export class Clock {
   #closing(): boolean {
     return this.#isClosed
   }
+}
+
+/** A standby takes locks and numbers nothing. Asked at each connection: it may be promoted. */
+async function assertPrimary(connection: Connection): Promise<void> {
+  const { rows: [server] } = await connection.query<{ is_standby: boolean }>('select pg_is_in_recovery() as is_standby')
+  if (server?.is_standby === true) throw new StartupError('this PostgreSQL is a standby: nothing can be written, and LISTEN does not work', 'point DATABASE_URL at the primary')
 }

@@ -33,6 +33,8 @@ export class Listener {
   #probe = 0
   #echoed = 0
   #isDown = false
+  /** The host may have set one for its own clients; ours is silent by nature. */
+  #startup: { readonly options?: string } = { options: '-c idle_session_timeout=0' }
 
   constructor(options: ListenerOptions) {
     this.#options = { probeEveryMs: 5_000, probeDeadlineMs: 5_000, ...options }
@@ -60,8 +62,7 @@ export class Listener {
       {
         ...connectionSettings(this.#options.url, 'listener'),
         query_timeout: this.#options.probeDeadlineMs,
-        // The host may have set one for its own clients; ours is silent by nature.
-        options: '-c idle_session_timeout=0',
+        ...this.#startup,
       },
       // A limit of one is no retry at all: a lost connection becomes an `error`. Payloads are anybody's: never parsed.
       { retryLimit: 1, paranoidChecking: false, parse: (text: string) => text, serialize: String },
@@ -73,6 +74,9 @@ export class Listener {
       await subscriber.connect()
       await subscriber.listenTo(CHANNEL)
     } catch (error) {
+      // A pooler in session mode: there the probes must keep the session from being idle.
+      const isRefusedByPooler = this.#startup.options !== undefined && error instanceof Error && error.message.includes('unsupported startup parameter')
+      if (isRefusedByPooler) this.#startup = {}
       this.#fail(subscriber, error instanceof Error ? error : new Error(String(error)), delayMs)
       return
     }

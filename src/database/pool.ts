@@ -3,6 +3,7 @@
  * Promise: an error on an idle connection is reported, never thrown; a client that timed out is not reused.
  */
 import pg from 'pg'
+import { isSessionShared, sharedSession } from './session.ts'
 
 /** The two kinds of connection beside the listener; seen in pg_stat_activity as `freshet:<role>`. */
 export type ConnectionRole = 'clock' | 'pool' | 'listener'
@@ -24,6 +25,8 @@ const PINS = [
   `set jit = off`,
   `set lock_timeout = '2s'`,
   `set idle_in_transaction_session_timeout = '60s'`,
+  // The host may have set it for its own clients; PostgreSQL 17 brought it.
+  `select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'`,
 ].join('; ')
 
 export interface PoolOptions {
@@ -60,13 +63,42 @@ export function createPool({ url, max, onError }: PoolOptions): Pool {
   return pool
 }
 
-/** One connection of its own, for what lives in a session: the clock's lock. */
+/** One connection of its own, for what lives in a session: the clock's lock. Throws StartupError where no session would stay its own. */
 export async function connect(url: string, role: ConnectionRole, onError: (error: Error) => void, queryTimeoutMs = 10_000): Promise<Connection> {
   const client = new pg.Client({ ...connectionSettings(url, role), query_timeout: queryTimeoutMs })
   client.on('error', onError)
   try {
     await client.connect()
+    // Before the pins: they would be somebody else's.
+    if (role === 'clock' && await isSessionShared(client, () => greet(url))) throw sharedSession()
     await client.query(PINS)
+    return client
+  } catch (error) {
+    client.end().catch(() => undefined)
+    throw error
+  }
+}
+
+/** The first of some URLs by which sessions stay ours. Throws StartupError when there is none. */
+export async function sessionUrl(urls: readonly string[]): Promise<string> {
+  for (const url of urls) {
+    const client = await greet(url)
+    try {
+      if (!await isSessionShared(client, () => greet(url))) return url
+    } finally {
+      await client.end()
+    }
+  }
+  throw sharedSession()
+}
+
+/** A connection on which nothing is set. */
+async function greet(url: string): Promise<Connection> {
+  const client = new pg.Client({ ...connectionSettings(url, 'pool'), query_timeout: 10_000 })
+  // What breaks on the way shows in the statement that needed it.
+  client.on('error', () => undefined)
+  try {
+    await client.connect()
     return client
   } catch (error) {
     client.end().catch(() => undefined)

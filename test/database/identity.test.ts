@@ -110,7 +110,7 @@ describe.skipIf(!hasPostgres)('the epoch', () => {
     const { database, epoch } = await served()
     const follower = startNode(database, { neverLeads: true })
     const first = await startLeader(database)
-    await expect.poll(() => follower.hub.head, { timeout: 5_000 }).toBe(first.hub.head)
+    await expect.poll(() => follower.hub.head).toBe(first.hub.head)
     expect(follower.hub.epoch).toBe(epoch)
     await first.close()
     await abandon(database)

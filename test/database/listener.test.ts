@@ -61,7 +61,7 @@ describe.skipIf(!hasPostgres)('the listener', () => {
     await expect.poll(() => heard.connected).toBe(1)
     for (let round = 1; round <= 3; round += 1) {
       await database.query(`select pg_terminate_backend(pid) from (${BACKENDS}) backends`)
-      await expect.poll(() => heard.connected, { timeout: 3_000 }).toBe(round + 1)
+      await expect.poll(() => heard.connected).toBe(round + 1)
       expect(heard.downs).toHaveLength(round)
       await database.query(`notify freshet, 'round ${round}'`)
       await expect.poll(() => heard.payloads).toContain(`round ${round}`)
@@ -71,29 +71,27 @@ describe.skipIf(!hasPostgres)('the listener', () => {
 
   it('notices a connection that has fallen silent without breaking, and comes back when it can', async () => {
     const proxy = await startProxy(database.url)
-    const heard = listen({ url: proxy.url, probeEveryMs: 50, probeDeadlineMs: 200 })
+    const heard = listen({ url: proxy.url, probeEveryMs: 50, probeDeadlineMs: 1_000 })
     await expect.poll(() => heard.connected).toBe(1)
-    const startedMs = performance.now()
     proxy.silence()
-    await expect.poll(() => heard.downs, { timeout: 3_000 }).toHaveLength(1)
-    expect(performance.now() - startedMs).toBeLessThan(1_000)
+    await expect.poll(() => heard.downs).toHaveLength(1)
     expect(heard.listener.isListening).toBe(false)
     proxy.mend()
-    await expect.poll(() => heard.connected, { timeout: 10_000 }).toBe(2)
+    await expect.poll(() => heard.connected).toBe(2)
     await database.query(`notify freshet, 'again'`)
     await expect.poll(() => heard.payloads).toEqual(['again'])
     expect(heard.downs).toHaveLength(1)
   })
 
   it('is content with its own echo, and keeps it to itself', async () => {
-    const heard = listen({ probeEveryMs: 10, probeDeadlineMs: 500 })
-    const other = listen({ probeEveryMs: 10, probeDeadlineMs: 500 })
+    const heard = listen({ probeEveryMs: 10, probeDeadlineMs: 1_000 })
+    const other = listen({ probeEveryMs: 10, probeDeadlineMs: 1_000 })
     await expect.poll(() => [heard.connected, other.connected]).toEqual([1, 1])
     const probes: string[] = []
     const client = await database.connect()
     client.on('notification', ({ payload }) => probes.push(payload ?? ''))
     await client.query('listen freshet')
-    await expect.poll(() => probes.length, { timeout: 5_000 }).toBeGreaterThanOrEqual(6)
+    await expect.poll(() => probes.length).toBeGreaterThanOrEqual(4)
     expect([heard.payloads, heard.downs, other.payloads, other.downs]).toEqual([[], [], [], []])
   })
 
@@ -103,9 +101,9 @@ describe.skipIf(!hasPostgres)('the listener', () => {
     const heard = listen({ url: proxy.url })
     await expect.poll(() => heard.downs).toHaveLength(1)
     // Several attempts later.
-    await expect.poll(() => proxy.refused, { timeout: 5_000 }).toBeGreaterThanOrEqual(3)
+    await expect.poll(() => proxy.refused).toBeGreaterThanOrEqual(3)
     proxy.mend()
-    await expect.poll(() => heard.connected, { timeout: 10_000 }).toBe(1)
+    await expect.poll(() => heard.connected).toBe(1)
     expect(heard.downs).toHaveLength(1)
   })
 

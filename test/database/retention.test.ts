@@ -123,9 +123,8 @@ describe.skipIf(!hasPostgres)('the turn of the log', () => {
     await open.query('begin; insert into t values (-3)')
     expect(await turn()).toBe(true)
     const turning = turn()
-    const startedMs = performance.now()
+    // As long as the other transaction is open: who waited for it would wait for ever.
     await write()
-    expect(performance.now() - startedMs).toBeLessThan(1_000)
     expect(await turning).toBe(false)
     await open.query('rollback')
     expect(await turn()).toBe(true)
@@ -247,7 +246,7 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
       onPolls: (polls) => heard.push(polls), onTurned: () => heard.push('turned'), onError: ({ message }) => errors.push(message),
     })
     housekeeper.start()
-    await expect.poll(() => heard, { timeout: 5_000 }).toContain('turned')
+    await expect.poll(() => heard).toContain('turned')
     await housekeeper.close()
     await pool.end()
     expect(heard[0]).toBe(true)
@@ -266,7 +265,7 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
       onTurned: () => undefined, onError: () => undefined,
     })
     housekeeper.start()
-    await expect.poll(() => asked, { timeout: 5_000 }).toBeGreaterThan(3)
+    await expect.poll(() => asked).toBeGreaterThan(3)
     await housekeeper.close()
     await pool.end()
     expect(await database.query(`select pg_sequence_last_value('freshet.abandoned_after')::int as lease`)).toEqual([{ lease: 1 }])

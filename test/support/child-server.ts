@@ -1,7 +1,6 @@
 /** The server as a process of its own, where its memory can be told from the test's. */
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { afterAll } from 'vitest'
+import { startServerProcess } from './server-process.ts'
+import { closeAtEnd } from './cleanup.ts'
 
 export interface ChildServer {
   readonly url: string
@@ -11,25 +10,8 @@ export interface ChildServer {
 }
 
 export async function startChildServer(databaseUrl: string): Promise<ChildServer> {
-  const child = spawn(process.execPath, ['--import', 'tsx', 'src/main.ts', 'start'], {
-    env: { PATH: process.env['PATH'], HOME: process.env['HOME'], DATABASE_URL: databaseUrl, PORT: '0', RATE_LIMIT: '0', DRAIN_SECONDS: '0', LOG_LEVEL: 'warn' },
-    stdio: ['ignore', 'pipe', 'inherit'],
-  })
-  const stop = async (): Promise<void> => {
-    if (child.exitCode !== null) return
-    const exited = once(child, 'exit')
-    child.kill('SIGTERM')
-    await exited
-  }
-  afterAll(stop)
-  let text = ''
-  for await (const chunk of child.stdout) {
-    text += String(chunk)
-    const url = /http:\/\/127\.0\.0\.1:\d+/.exec(text)?.[0]
-    if (url !== undefined) {
-      child.stdout.resume()
-      return { url, stop, residentBytes: async () => Number(/^process_resident_memory_bytes (\d+)/m.exec(await (await fetch(`${url}/metrics`)).text())?.[1]) }
-    }
-  }
-  throw new Error(`the server ended without saying where it listens: ${text}`)
+  const server = await startServerProcess({ environment: { DATABASE_URL: databaseUrl, PORT: '0', RATE_LIMIT: '0', DRAIN_SECONDS: '0', LOG_LEVEL: 'warn' } })
+  const { url } = server
+  closeAtEnd(() => server.stop())
+  return { url, stop: () => server.stop(), residentBytes: async () => Number(/^process_resident_memory_bytes (\d+)/m.exec(await (await fetch(`${url}/metrics`)).text())?.[1]) }
 }

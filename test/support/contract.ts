@@ -3,10 +3,10 @@ import { readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
 import { parse } from 'yaml'
 
-type Json = Readonly<Record<string, unknown>>
+export type Json = Readonly<Record<string, unknown>>
 
-const document = parse(readFileSync(new URL('../../openapi.yaml', import.meta.url), 'utf8')) as Json
-const paths = document['paths'] as Readonly<Record<string, Json>>
+export const document = parse(readFileSync(new URL('../../openapi.yaml', import.meta.url), 'utf8')) as Json
+export const paths = document['paths'] as Readonly<Record<string, Json>>
 
 /** Headers that only some of the answers with a status have. */
 const OCCASIONAL = new Set(['age', 'preference-applied', 'vary', 'allow', 'retry-after'])
@@ -53,7 +53,8 @@ async function checkBody(where: string, response: Json, answer: Response): Promi
   if (fault !== null) throw new Error(`${where}: ${fault}`)
 }
 
-function resolve(node: Json): Json {
+/** What a `$ref` stands for. */
+export function resolve(node: Json): Json {
   const reference = node['$ref']
   if (typeof reference !== 'string') return node
   let found: unknown = document

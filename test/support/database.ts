@@ -1,7 +1,8 @@
 /** A database of one's own for each test file: a copy of the migrated template, dropped at the end. */
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
-import { afterAll, inject } from 'vitest'
+import { inject } from 'vitest'
+import { closeAtEnd } from './cleanup.ts'
 
 export interface TestDatabase {
   readonly url: string
@@ -33,7 +34,7 @@ export async function createDatabase(options: { readonly migrated?: boolean } = 
       await maintain(base, `drop database if exists ${name} with (force)`)
     },
   }
-  afterAll(() => database.drop())
+  closeAtEnd(() => database.drop())
   return database
 }
 

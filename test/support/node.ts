@@ -1,5 +1,5 @@
 /** Clocks and nodes for tests of them: as the server ties them, without HTTP, with what happens noted. */
-import { afterAll, vi } from 'vitest'
+import { vi } from 'vitest'
 import { Clock, type ClockOptions } from '../../src/clock/clock.ts'
 import { Follower } from '../../src/clock/follower.ts'
 import { DatabaseSource } from '../../src/clock/source.ts'
@@ -8,6 +8,7 @@ import { Listener } from '../../src/database/listener.ts'
 import { createPool, type Pool } from '../../src/database/pool.ts'
 import { Hub } from '../../src/hub/hub.ts'
 import type { TestDatabase } from './database.ts'
+import { closeAtEnd } from './cleanup.ts'
 
 export interface TestNode {
   readonly clock: Clock
@@ -66,14 +67,14 @@ export function startNode(database: TestDatabase, { isDeaf = false, neverLeads =
     hub.close()
     await pool.end()
   })()
-  afterAll(close)
+  closeAtEnd(close)
   return { clock, hub, pool, source, versions, minted, errors, catchUp, close }
 }
 
 /** A node, once it leads. */
 export async function startLeader(database: TestDatabase, options: NodeOptions = {}): Promise<TestNode> {
   const node = startNode(database, options)
-  await vi.waitUntil(() => node.clock.isLeading, { interval: 10, timeout: 10_000 })
+  await vi.waitUntil(() => node.clock.isLeading, { interval: 10, timeout: 15_000 })
   return node
 }
 
@@ -82,7 +83,7 @@ export async function delayOf(node: TestNode, tableId: number, work: () => Promi
   const before = node.versions.length
   await work()
   const startedMs = performance.now()
-  await vi.waitUntil(() => node.versions.slice(before).some(({ touched }) => touched.includes(tableId)), { interval: 5, timeout: 10_000 })
+  await vi.waitUntil(() => node.versions.slice(before).some(({ touched }) => touched.includes(tableId)), { interval: 5, timeout: 15_000 })
   return performance.now() - startedMs
 }
 

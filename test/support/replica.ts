@@ -37,6 +37,8 @@ export class Following {
           if (this.replica.apply(delta)) this.#check(before, delta.version)
         })
         this.streams += 1
+        // Stopped while it was being opened.
+        if (this.#over()) this.#stream.close()
         void this.#stream.until(({ event, data }) => {
           if (event === 'status') this.statuses.push((JSON.parse(data) as { stale_since: string | null }).stale_since)
           return false

@@ -1,12 +1,12 @@
 /** A whole server on a free port over a database of its own; closed, and checked to close, with the test file. */
 import pino from 'pino'
-import { afterAll } from 'vitest'
 import { readConfig, type Environment } from '../../src/config.ts'
 import { createVote, seedDemo } from '../../src/demo.ts'
 import { startServer, type FreshetServer, type StreamTuning } from '../../src/server.ts'
 import type { Vote } from '../../src/transport/app.ts'
 import { assertConforms } from './contract.ts'
 import { createDatabase, type TestDatabase } from './database.ts'
+import { closeAtEnd } from './cleanup.ts'
 
 export interface TestServer {
   /** `http://127.0.0.1:port` */
@@ -76,7 +76,7 @@ export async function startTestServer({ setup, environment, database: given, dem
     },
     close: () => server.close(),
   }
-  afterAll(() => test.close())
+  closeAtEnd(() => test.close())
   return test
 }
 
