@@ -20,6 +20,8 @@ export interface Config {
   readonly maxStreamsPerAddress: number
   /** Requests a second and client address; 0: no limit. */
   readonly rateLimit: number
+  /** Polls a second that intervals are chosen for; 0: as many as the event loop can take. */
+  readonly pollBudget: number
   /** As Express takes it: false, a number of proxies, or a list of addresses. */
   readonly trustProxy: boolean | number | string
   readonly drainSeconds: number
@@ -63,6 +65,7 @@ export function readConfig(environment: Environment): Config {
     maxStreams: number('MAX_STREAMS', 20_000),
     maxStreamsPerAddress: number('MAX_STREAMS_PER_IP', 0),
     rateLimit: number('RATE_LIMIT', 200),
+    pollBudget: number('POLL_BUDGET', 0),
     trustProxy: trustProxy(text('TRUST_PROXY', '')),
     drainSeconds: number('DRAIN_SECONDS', 3, { most: 3_600 }),
     retentionMs: number('RETENTION_HOURS', 24, { least: 0.001 }) * 3_600_000,

@@ -110,6 +110,12 @@ const kinds = {
     title: 'Internal error',
     hint: 'Try again; if it stays, the log of the server has the cause.',
   },
+  overloaded: {
+    status: 503,
+    title: 'Overloaded',
+    hint: 'Wait for Retry-After, then keep to the Poll-After-Ms of each answer.',
+    retryAfterSeconds: 10,
+  },
   too_many_streams: {
     status: 503,
     title: 'Too many streams',

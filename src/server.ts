@@ -6,11 +6,12 @@
  * Stages know each other only by the functions they are given here.
  */
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type Server } from 'node:http'
+import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { performance } from 'node:perf_hooks'
 import type { Logger } from 'pino'
 import { Clock } from './clock/clock.ts'
+import { readRecentCommits } from './clock/commits.ts'
 import { Follower } from './clock/follower.ts'
 import { Housekeeper } from './clock/housekeeper.ts'
 import { DatabaseSource } from './clock/source.ts'
@@ -19,13 +20,14 @@ import type { LoggedVersion } from './contract/change.ts'
 import { explainDatabase } from './database/explain.ts'
 import { Listener } from './database/listener.ts'
 import { migrate } from './database/migrate.ts'
-import { createPool, type Pool } from './database/pool.ts'
+import { createPool, sessionUrl, type Pool } from './database/pool.ts'
 import { StartupError } from './errors.ts'
 import { BEAT_MS } from './hub/freshness.ts'
 import { Hub } from './hub/hub.ts'
-import { Pace } from './pace/pace.ts'
+import { Advisor } from './pace/advisor.ts'
+import { Capacity } from './pace/capacity.ts'
 import { createReadiness, describeNode, logSize, Tally } from './status.ts'
-import { createApp, POLL_ROUTE, type Vote } from './transport/app.ts'
+import { addressOf, createApp, POLL_ROUTE, type Vote } from './transport/app.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
@@ -60,6 +62,7 @@ export interface FreshetServer {
   /** Where it listens, `http://127.0.0.1:8080`. */
   readonly url: string
   readonly hub: Hub
+  readonly advisor: Advisor
   /** Ends streams over the drain window, then everything else. Safe to call twice. */
   close(): Promise<void>
 }
@@ -67,23 +70,24 @@ export interface FreshetServer {
 /** A slow poll stays on for ever: notifications only shorten the wait. */
 const SAFETY_MS = 2_000
 const MINUTE_MS = 60_000
-const LOAD_MS = 5_000
+const MEASURED_EVERY_MS = 1_000
 
 export async function startServer(options: ServerOptions): Promise<FreshetServer> {
-  const { config, databaseUrl, log } = options
+  const { config, log } = options
   const onError = (error: unknown): void => log.error({ err: error }, 'unexpected error')
-  const pool = createPool({ url: databaseUrl, max: config.poolMax, onError: (error) => log.warn({ err: error }, 'a database connection failed') })
+  const pool = createPool({ url: await poolUrl(options), max: config.poolMax, onError: (error) => log.warn({ err: error }, 'a database connection failed') })
+  const advisor = new Advisor(config.pollBudget > 0 ? { budget: config.pollBudget } : {})
   try {
     await prepareDatabase(pool, config, log)
+    // Nothing of it is stored: a node advises by the commits that all nodes have seen.
+    for (const { channel, ageMs } of await readRecentCommits(pool)) advisor.observe(channel, ageMs)
   } catch (error) {
     await pool.end()
     throw error
   }
 
-  const paces = new Map<string, Pace>()
-  const load = createLoadMeter()
-  const paceOf = (channel: string): Pace => paces.get(channel) ?? paces.set(channel, new Pace()).get(channel) ?? new Pace()
-  const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel, atMs) => paceOf(channel).observe(atMs), onError })
+  const meter = config.pollBudget > 0 ? null : startMeter(advisor)
+  const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel) => advisor.observe(channel), onError })
   const tally = new Tally(Date.now())
   const feeding = startFeeding(options, pool, hub, ({ mintedAtMs }) => {
     metrics.version()
@@ -102,11 +106,11 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
   const app = await createApp({
     hub,
-    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advise: (channel) => paceOf(channel).advise(Date.now(), load()), draining: draining.signal }),
+    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advisor, draining: draining.signal }),
     sse: new SseEndpoint({
       hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs }, addressOf, onError, onConflated: () => metrics.conflated(),
     }),
-    changesPerMinute: (channel) => paceOf(channel).commitsPerMinute(Date.now()),
+    changesPerMinute: (channel) => advisor.commitsPerMinute(channel),
     readiness: createReadiness(node),
     metrics: () => metrics.text(),
     vote: options.vote,
@@ -115,7 +119,9 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     trustProxy: config.trustProxy,
     onRequest: (route, status) => {
       metrics.request(route, status)
-      if (route === POLL_ROUTE) tally.poll()
+      if (route !== POLL_ROUTE) return
+      tally.poll()
+      meter?.poll()
     },
     onError,
   })
@@ -128,6 +134,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const stop = async (): Promise<void> => {
     draining.abort()
     clearInterval(reporting)
+    meter?.close()
     await registry.drain(config.drainSeconds * 1_000)
     registry.close()
     await closeServer(server)
@@ -144,7 +151,18 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   }
   let closing: Promise<void> | undefined
   const { port } = server.address() as AddressInfo
-  return { url: `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`, hub, close: () => closing ??= stop() }
+  return { url: `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`, hub, advisor, close: () => closing ??= stop() }
+}
+
+/** Where a transaction pooler is on the way, whatever must stay set in a session goes the direct way, or nowhere. */
+async function poolUrl({ config: { listenUrl }, databaseUrl, log }: ServerOptions): Promise<string> {
+  try {
+    const url = await sessionUrl(listenUrl === null ? [databaseUrl] : [databaseUrl, listenUrl])
+    if (url !== databaseUrl) log.warn('a transaction pooler is behind DATABASE_URL, where no session stays ours: all connections go by LISTEN_URL')
+    return url
+  } catch (error) {
+    throw explainDatabase(error)
+  }
 }
 
 /** Reaches the database, or says in one sentence why not. */
@@ -223,11 +241,6 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
   }
 }
 
-function addressOf(request: IncomingMessage): string {
-  // Express has set `ip` from the proxies it was told to trust.
-  return ('ip' in request ? String(request.ip) : request.socket.remoteAddress) ?? ''
-}
-
 async function listen(server: Server, { host, port }: Config): Promise<void> {
   server.listen({ host, port, backlog: 4_096 })
   try {
@@ -250,17 +263,23 @@ async function closeServer(server: Server): Promise<void> {
   clearTimeout(deadline)
 }
 
-/** The share of its time the process was busy, over the last seconds. */
-function createLoadMeter(): () => number {
+interface Meter {
+  poll(): void
+  close(): void
+}
+
+/** Gives the advisor the budget that the event loop has for polls, measured each second. */
+function startMeter(advisor: Advisor): Meter {
+  const capacity = new Capacity()
+  let polls = 0
   let since = performance.eventLoopUtilization()
-  let readAtMs = performance.now()
-  let share = 0
-  return () => {
-    if (performance.now() - readAtMs < LOAD_MS) return share
+  let sinceMs = performance.now()
+  const timer = setInterval(() => {
     const until = performance.eventLoopUtilization()
-    share = performance.eventLoopUtilization(until, since).utilization
-    since = until
-    readAtMs = performance.now()
-    return share
-  }
+    const untilMs = performance.now()
+    capacity.measure({ polls: polls * 1_000 / (untilMs - sinceMs), busy: performance.eventLoopUtilization(until, since).utilization })
+    advisor.budget = capacity.pollsPerSecond;
+    [polls, since, sinceMs] = [0, until, untilMs]
+  }, MEASURED_EVERY_MS)
+  return { poll() { polls += 1 }, close: () => clearInterval(timer) }
 }

@@ -4,7 +4,8 @@
  * would only repeat; everything else is retried for ever, at the pace the server asks for, later and later while it fails.
  */
 import { createParser, type EventSourceMessage } from 'eventsource-parser'
-import type { Delta, Problem, Status, VersionText } from '../contract/names.ts'
+import type { Delta, Status, VersionText } from '../contract/names.ts'
+import { backOffMs, isAborted, isDelta, parse, refusalOf, retryAfterMs, toError } from './wire.ts'
 
 export interface FollowOptions {
   /** `…/v1/channels/{channel}/stream`, with filters, or `…/v1/stream?channels=…`. */
@@ -36,22 +37,7 @@ export interface Disconnection {
   readonly retryInMs: number
 }
 
-/** The server refuses, and would refuse again. */
-export class FollowError extends Error {
-  override readonly name = 'FollowError'
-  readonly status: number
-  /** What it said, if it was a Freshet server that spoke. */
-  readonly problem: Problem | null
-
-  constructor(message: string, { status, problem }: { readonly status: number; readonly problem: Problem | null }) {
-    super(message)
-    this.status = status
-    this.problem = problem
-  }
-}
-
 const DEFAULT_RETRY_MS = 2_000
-const MAX_RETRY_MS = 30_000
 const SILENCE_MS = 45_000
 
 /** What is carried from one connection to the next. */
@@ -83,17 +69,6 @@ export async function follow(options: FollowOptions): Promise<void> {
   }
 }
 
-/** Twice as long after each failure, up to half a minute, and a quarter more or less: a crowd must not come back in step. */
-export function backOffMs({ retryMs, failures }: { readonly retryMs: number; readonly failures: number }, chance: number): number {
-  const steps = Math.max(0, failures)
-  return Math.round(Math.max(retryMs, Math.min(MAX_RETRY_MS, retryMs * 2 ** steps)) * (0.75 + chance / 2))
-}
-
-/** A function, so that no check is believed beyond the await that follows it. */
-function isAborted(signal: AbortSignal | undefined): boolean {
-  return signal?.aborted === true
-}
-
 async function connectOnce(options: FollowOptions, position: Position): Promise<Ending> {
   const connection = new AbortController()
   const abort = (): void => connection.abort()
@@ -103,7 +78,7 @@ async function connectOnce(options: FollowOptions, position: Position): Promise<
     if (response instanceof Error) return { kind: 'ended', cause: response, retryAfterMs: 0 }
     if (response.status === 204) return { kind: 'stopped' }
     const refusal = await refused(response)
-    if (refusal !== null) return { kind: 'ended', cause: refusal, retryAfterMs: Number(response.headers.get('retry-after')) * 1_000 || 0 }
+    if (refusal !== null) return { kind: 'ended', cause: refusal, retryAfterMs: retryAfterMs(response) }
     options.onConnect?.()
     return { kind: 'ended', cause: await read(response, connection, options, position), retryAfterMs: 0 }
   } finally {
@@ -120,18 +95,8 @@ function open(options: FollowOptions, { lastEventId }: Position, signal: AbortSi
 
 /** An Error to come back after, null for a stream; throws what will not change. */
 async function refused(response: Response): Promise<Error | null> {
-  const { status } = response
   const isStream = response.headers.get('content-type')?.startsWith('text/event-stream') === true
-  if (status === 200 && isStream) return null
-  const problem = isStream ? null : parseProblem(await response.text().catch(() => ''))
-  const refusal = new FollowError(problem?.detail ?? `The server answered ${status}${status === 200 ? ', but not with an event stream' : ''}.`, { status, problem })
-  if (status === 408 || status === 425 || status === 429 || status >= 500) return refusal
-  throw refusal
-}
-
-function parseProblem(text: string): Problem | null {
-  const value = parse(text)
-  return typeof value === 'object' && value !== null && 'code' in value && 'detail' in value && 'hint' in value ? value as Problem : null
+  return response.status === 200 && isStream ? null : refusalOf(response, 'an event stream')
 }
 
 /** Reads to the end. Resolves to what broke the connection, or to null where the server ended it. */
@@ -179,25 +144,8 @@ function deliver({ event, data, id }: EventSourceMessage, { onDelta, onStatus }:
   return []
 }
 
-function isDelta(value: unknown): value is Delta {
-  return typeof value === 'object' && value !== null && 'channel' in value && 'version' in value && typeof value.version === 'string'
-    && 'more' in value && typeof value.more === 'boolean' && 'reset' in value && 'changes' in value && Array.isArray(value.changes)
-}
-
 function isStatus(value: unknown): value is Status {
   return typeof value === 'object' && value !== null && 'stale_since' in value
-}
-
-function parse(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return undefined
-  }
-}
-
-function toError(error: unknown): Error {
-  return error instanceof Error ? error : new Error(String(error))
 }
 
 function wait(ms: number, signal: AbortSignal | undefined): Promise<void> {

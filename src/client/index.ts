@@ -8,6 +8,8 @@
  *     onDisconnect: () => replica.disconnect(),
  *   })
  */
-export { follow, FollowError, type Disconnection, type FollowOptions } from './follow.ts'
+export { follow, type Disconnection, type FollowOptions } from './follow.ts'
+export { poll, type PollOptions, type PollWait } from './poll.ts'
 export { keyText, Replica, type Applied, type AppliedChange } from './replica.ts'
-export type { Change, Delete, Delta, Key, Problem, Row, Status, Upsert, VersionText } from '../contract/names.ts'
+export { FollowError } from './wire.ts'
+export type { Change, Delete, Delta, Key, PollReason, Problem, Row, Status, Upsert, VersionText } from '../contract/names.ts'

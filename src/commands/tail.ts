@@ -1,6 +1,7 @@
 /** `freshet tail`: follows a channel until told to stop. Each Delta is written the moment it comes. */
-import { follow, FollowError } from '../client/follow.ts'
+import { follow } from '../client/follow.ts'
 import { Replica } from '../client/replica.ts'
+import { FollowError } from '../client/wire.ts'
 import type { Delta } from '../contract/names.ts'
 import { StartupError } from '../errors.ts'
 import type { Command, Input } from './command.ts'

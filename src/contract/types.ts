@@ -93,8 +93,9 @@ export interface paths {
          *         curl 'http://127.0.0.1:8080/v1/channels/options/changes?since=k3f9.1040'
          *
          *     **When to ask again.** Every 200 and every 304 carries `Poll-After-Ms`: subtract `Age` if the
-         *     answer has one, add a little chance of your own, and ask then. The advice follows the channel:
-         *     a second in a burst, minutes in the dead of night.
+         *     answer has one, add 2 to 5 % by chance of your own, and ask then. The advice follows the channel:
+         *     a second in a burst, minutes in the dead of night. Whoever comes without a cursor gets a moment
+         *     of its own, so that a crowd that starts together does not stay together.
          *
          *     **When nothing changed**, `since` alone gives 200 with no changes and the version you have. Send
          *     `If-None-Match: W/"k3f9.1042"` to get a 304 without a body instead; without `since` it serves as
@@ -614,13 +615,14 @@ export interface components {
          *     | `rate_limited` | 429 | this client asks too often |
          *     | `headers_too_large` | 431 | the headers are too large |
          *     | `internal` | 500 | a fault of the server |
+         *     | `overloaded` | 503 | more is asked of the server than it can answer |
          *     | `too_many_streams` | 503 | no room for another stream |
          *     | `draining` | 503 | the server is shutting down |
          *     | `database_unreachable` | 503 | the server has not seen the database for 5 seconds |
          *     | `channel_parked` | 503 | the channel cannot be served; its description says why |
          * @enum {string}
          */
-        ProblemCode: "malformed_request" | "malformed_body" | "malformed_cursor" | "unknown_parameter" | "duplicated_parameter" | "invalid_parameter" | "invalid_filter" | "unknown_filter" | "unknown_channel" | "not_found" | "method_not_allowed" | "not_acceptable" | "request_timeout" | "payload_too_large" | "uri_too_long" | "unsupported_media_type" | "rate_limited" | "headers_too_large" | "internal" | "too_many_streams" | "draining" | "database_unreachable" | "channel_parked";
+        ProblemCode: "malformed_request" | "malformed_body" | "malformed_cursor" | "unknown_parameter" | "duplicated_parameter" | "invalid_parameter" | "invalid_filter" | "unknown_filter" | "unknown_channel" | "not_found" | "method_not_allowed" | "not_acceptable" | "request_timeout" | "payload_too_large" | "uri_too_long" | "unsupported_media_type" | "rate_limited" | "headers_too_large" | "internal" | "overloaded" | "too_many_streams" | "draining" | "database_unreachable" | "channel_parked";
     };
     responses: {
         /** @description The channels, in the order of their names. */

@@ -118,9 +118,14 @@ export class Hub {
     return [...this.#channels.values()]
   }
 
+  /** Undefined: there is none of that name. */
+  find(name: string): ChannelDefinition | undefined {
+    return this.#channels.get(name)
+  }
+
   /** Throws ApiError unknown_channel. */
   channel(name: string): ChannelDefinition {
-    const channel = this.#channels.get(name)
+    const channel = this.find(name)
     if (channel !== undefined) return channel
     if (!this.isLoaded) throw new ApiError('database_unreachable', 'The server has not reached its database yet.')
     throw new ApiError('unknown_channel', `There is no channel ${quoted(name)}.`)

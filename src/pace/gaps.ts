@@ -37,8 +37,7 @@ for (let j = 1; j <= CELLS; j++) {
 const survival = new Float64Array(BINS + 1)
 const next = new Float64Array(CELLS)
 const gap = new Float64Array(CELLS)
-/** Commits expected within GRID[j] of a commit, and from now. */
-const renewed = new Float64Array(CELLS + 1)
+/** Commits expected within GRID[j] from now. */
 const expected = new Float64Array(CELLS + 1)
 
 export class Gaps {
@@ -46,6 +45,9 @@ export class Gaps {
   #recent = Math.log(30)
   readonly #counts = new Float64Array(PACES * BINS)
   readonly #all = new Float64Array(BINS)
+  /** Commits expected within GRID[j] of a commit; worked out again when a commit has changed it. */
+  readonly #renewed = new Float64Array(CELLS + 1)
+  #isRenewed = false
 
   observe(at: number): void {
     if (this.#at !== null) {
@@ -59,26 +61,15 @@ export class Gaps {
       this.#recent += PACE_GAIN * (Math.log(length) - this.#recent)
     }
     this.#at = at
+    this.#isRenewed = false
   }
 
   /** Fills in what is expected after `now`. */
   forecast(now: number, { masses, eased }: Forecast): void {
     this.#survive()
-    gapCells(0, gap)
+    if (!this.#isRenewed) this.#renew()
+    const renewed = this.#renewed
     gapCells(this.#at === null ? 60 : Math.max(0, now - this.#at), next)
-    for (let j = 1; j <= CELLS; j++) {
-      let sum = 0
-      let self = 0
-      for (let i = 0; i < j; i++) {
-        const cell = LAG_CELL[j * CELLS + i] ?? 0
-        const part = LAG_PART[j * CELLS + i] ?? 0
-        const chance = gap[i] ?? 0
-        sum += chance * (1 + (renewed[cell] ?? 0) * (1 - part))
-        if (cell + 1 === j) self += chance * part
-        else sum += chance * (renewed[cell + 1] ?? 0) * part
-      }
-      renewed[j] = sum / (1 - Math.min(0.99, self))
-    }
     let quiet = 1
     for (let j = 1; j <= CELLS; j++) {
       let sum = 0
@@ -107,6 +98,27 @@ export class Gaps {
     this.#recent = recent
     this.#all.set(state.slice(2, 2 + BINS))
     this.#counts.set(state.slice(2 + BINS))
+    this.#isRenewed = false
+  }
+
+  /** The renewal equation: whatever follows a gap begins anew at its end. */
+  #renew(): void {
+    const renewed = this.#renewed
+    gapCells(0, gap)
+    for (let j = 1; j <= CELLS; j++) {
+      let sum = 0
+      let self = 0
+      for (let i = 0; i < j; i++) {
+        const cell = LAG_CELL[j * CELLS + i] ?? 0
+        const part = LAG_PART[j * CELLS + i] ?? 0
+        const chance = gap[i] ?? 0
+        sum += chance * (1 + (renewed[cell] ?? 0) * (1 - part))
+        if (cell + 1 === j) self += chance * part
+        else sum += chance * (renewed[cell + 1] ?? 0) * part
+      }
+      renewed[j] = sum / (1 - Math.min(0.99, self))
+    }
+    this.#isRenewed = true
   }
 
   #pace(): number {

@@ -41,8 +41,8 @@ const LOYALTY = 1.02
 /** A young channel is asked often, whatever is believed about it: at first every few seconds, then by its age. */
 const YOUNG_STEP = 5
 const YOUNG_SHARE = 0.25
-/** Share of the server's time from which a request costs more than its price. */
-const HIGH_LOAD = 0.7
+/** How much longer than without scarcity an interval must be to be put down to it. */
+const STRETCHED = 1.1
 /** Commits a minute from which a channel counts as busy. */
 const BURST_PER_MINUTE = 12
 /** A clock set back by more seconds than this starts a new time scale; what was learned stays. */
@@ -85,18 +85,21 @@ export class Pace {
     return Math.round(this.#rate.perMinute(this.#tell(nowMs)) * 10) / 10
   }
 
-  /** `load`: the share of its time that the server is busy, 0 to 1. */
-  advise(nowMs: number, load = 0): Advice {
+  /** Whether the commits are believed to come by ticks. */
+  get followsTicks(): boolean {
+    return this.#followsTicks
+  }
+
+  /** `scarcity`: how many times its usual price a request costs, 1 or more. */
+  advise(nowMs: number, scarcity = 1): Advice {
     const now = this.#advance(nowMs)
     const spikes = this.#predict(now)
     const seconds = this.#plan(now, spikes, this.#price)
-    if (load > HIGH_LOAD) {
-      // Waiting for a busy server grows with 1 / (1 - load); intervals grow with the root of the price.
-      const scarcity = ((1 - HIGH_LOAD) / (1 - Math.min(0.99, load))) ** 2
-      const patient = this.#plan(now, spikes, { request: this.#price.request * scarcity, patience: PATIENCE * scarcity })
-      if (patient > seconds) return { afterMs: bounded(patient), reason: 'load' }
-    }
-    return { afterMs: bounded(seconds), reason: this.#reason(now, seconds, spikes) }
+    if (!(scarcity > 1)) return { afterMs: bounded(seconds), reason: this.#reason(now, seconds, spikes) }
+    // Patience grows with the interval, so that intervals grow with the root of the price and nothing else.
+    const stretch = Math.sqrt(scarcity)
+    const patient = Math.min(stretch * youngStep(now), firstStep(forecast, spikes, { request: this.#price.request * scarcity, patience: PATIENCE * stretch }))
+    return { afterMs: bounded(patient), reason: patient > STRETCHED * seconds ? 'load' : this.#reason(now, patient, spikes) }
   }
 
   toJSON(): PaceState {
@@ -180,13 +183,17 @@ export class Pace {
   }
 
   #plan(now: number, spikes: readonly Spike[], price: Price): number {
-    return Math.min(YOUNG_STEP + now * YOUNG_SHARE, firstStep(forecast, spikes, price))
+    return Math.min(youngStep(now), firstStep(forecast, spikes, price))
   }
 
   #reason(now: number, seconds: number, spikes: readonly Spike[]): PollReason {
     if (spikes.some(({ at }) => at <= seconds + 0.01)) return 'tick'
     return this.#rate.perMinute(now) >= BURST_PER_MINUTE ? 'burst' : 'idle'
   }
+}
+
+function youngStep(now: number): number {
+  return YOUNG_STEP + now * YOUNG_SHARE
 }
 
 function bounded(seconds: number): number {

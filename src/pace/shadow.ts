@@ -6,8 +6,8 @@ import type { Price } from './plan.ts'
 
 /** Seconds after which a payment has faded to a third. */
 const MEMORY = 60_000
-/** Polls caught up with at once; what is due beyond them is paid at the last pace. */
-const CATCH_UP = 100
+/** Polls caught up with at once, so that none waits for a long silence to be replayed; what is due beyond them is paid at the last pace. */
+const CATCH_UP = 12
 
 export class Shadow {
   #next = 1

@@ -13,7 +13,7 @@ var FreshetPoll = (function () {
   var ASLEEP_MS = 5000;
   var WAKE_ONCE_MS = 1000;
 
-  // `on`: change(entries, changedKeys), asking(), waiting(dueAt, waitMs, reason, problem)
+  // `on`: change(entries, changedKeys), asking(), waiting(dueAt, waitMs, reason, problem, advisedMs or null)
   function FreshetPoll(channel, on) {
     this.base = '/v1/channels/' + encodeURIComponent(channel) + '/changes?limit=' + PART;
     this.on = on;
@@ -22,6 +22,7 @@ var FreshetPoll = (function () {
     this.touches = 0;
     this.startOver();
     this.failures = 0;
+    this.isBack = false; // it asks out of turn, perhaps with thousands of others
     this.request = null;
     this.timer = 0;
     this.wokenAt = 0;
@@ -131,9 +132,12 @@ var FreshetPoll = (function () {
     var advised = Number(delta.poll_after_ms || header(request, 'Poll-After-Ms')) || DEFAULT_MS;
     // A cache has held the answer for `Age` seconds; the advice counts from when it was given.
     var waitMs = Math.max(SHORTEST_MS, advised - 1000 * (Number(header(request, 'Age')) || 0));
+    // Everybody gets the same advice: 2 to 5 % of one's own keeps a thousand screens from asking at once. After a
+    // failure or a sleep that a thousand may have shared, a phase of one's own, once.
+    var share = this.isBack ? 0.3 + 0.7 * Math.random() : 1.02 + 0.03 * Math.random();
     this.failures = 0;
-    // Everybody gets the same advice: 2 to 5 % of one's own keeps a thousand screens from asking at once.
-    this.waitFor(waitMs * (1.02 + 0.03 * Math.random()), delta.poll_reason || header(request, 'Poll-Reason') || 'tick', null);
+    this.isBack = false;
+    this.waitFor(Math.max(SHORTEST_MS, waitMs * share), delta.poll_reason || header(request, 'Poll-Reason') || 'idle', null, advised);
   };
 
   FreshetPoll.prototype.refused = function (request) {
@@ -141,6 +145,7 @@ var FreshetPoll = (function () {
     var busy = request.status === 429 || request.status >= 500;
     var problem = detailOf(request);
     this.failures += 1;
+    this.isBack = true;
     if (request.status === 400) {
       this.version = null; // the cursor, most likely: ask for everything
       this.startOver();
@@ -151,6 +156,7 @@ var FreshetPoll = (function () {
 
   FreshetPoll.prototype.unanswered = function () {
     this.failures += 1;
+    this.isBack = true;
     this.waitFor(this.backOffMs(), 'offline', null);
   };
 
@@ -160,11 +166,11 @@ var FreshetPoll = (function () {
     return most * (0.5 + 0.5 * Math.random());
   };
 
-  FreshetPoll.prototype.waitFor = function (waitMs, reason, problem) {
+  FreshetPoll.prototype.waitFor = function (waitMs, reason, problem, advisedMs) {
     var self = this;
     clearTimeout(this.timer);
     this.timer = setTimeout(function () { self.ask(); }, waitMs);
-    this.on.waiting(new Date().getTime() + waitMs, waitMs, reason, problem);
+    this.on.waiting(new Date().getTime() + waitMs, waitMs, reason, problem, advisedMs || null);
   };
 
   // A set in standby stops all timers and drops its sockets without a word. Whatever sign of life comes first,
@@ -176,6 +182,7 @@ var FreshetPoll = (function () {
       var now = new Date().getTime();
       if (now - self.wokenAt < WAKE_ONCE_MS) return; // the events come in bunches
       self.wokenAt = now;
+      self.isBack = true;
       self.ask();
     }
     function seen() {

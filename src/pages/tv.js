@@ -123,13 +123,14 @@
     setText('next', 'asking now');
   }
 
-  function showWaiting(at, waitMs, reason, problem) {
+  function showWaiting(at, waitMs, reason, problem, advisedMs) {
     var lost = reason === 'offline' || reason === 'refused' || reason === 'unavailable' || reason === 'problem';
     var state = lost ? 'offline' : 'live';
     dueAt = at;
     setText('state', state);
     byId('state').className = state;
     setText('reason', REASONS[reason] || reason);
+    setText('interval', advisedMs === null ? '' : '· every ' + seconds(advisedMs) + ' s');
     if (problem) explain(problem);
     byId('reason').setAttribute('data-reason', reason);
     byId('foot').className = lost ? 'lost' : '';
@@ -165,6 +166,10 @@
   }
 
   // Small things
+
+  function seconds(ms) {
+    return ms < 10000 ? (ms / 1000).toFixed(1) : String(Math.round(ms / 1000));
+  }
 
   function isPoll(row) {
     return row.hasOwnProperty('id') && row.hasOwnProperty('label') && row.hasOwnProperty('votes');

@@ -3,10 +3,10 @@
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
-import { rateLimit } from 'express-rate-limit'
+import { ipKeyGenerator, MemoryStore, rateLimit } from 'express-rate-limit'
 import helmet from 'helmet'
 import { parse as parseYaml } from 'yaml'
 import type { Channel, Readiness } from '../contract/names.ts'
@@ -14,8 +14,10 @@ import { parseChannelName, parseManyStream, parseNothing } from '../contract/req
 import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
+import { Spread } from '../pace/spread.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
-import { methods, problemHandler, sendProblem } from './problem.ts'
+import { pollLane } from './lane.ts'
+import { answerFailure, methods, problemHandler, sendProblem } from './problem.ts'
 import type { PollEndpoint } from './poll.ts'
 import type { SseEndpoint } from './sse.ts'
 
@@ -44,6 +46,8 @@ const JSON_TYPE = 'application/json; charset=utf-8'
 export const POLL_ROUTE = '/v1/channels/:channel/changes'
 
 const GET = ['GET', 'HEAD', 'OPTIONS']
+/** Those who are turned away come back one by one. */
+const RETRY_WITHIN_SECONDS = 10
 const root = new URL('../../', import.meta.url)
 
 const CONTENT_SECURITY = {
@@ -54,8 +58,10 @@ const CONTENT_SECURITY = {
   },
 }
 
-export async function createApp(options: AppOptions): Promise<Express> {
+export async function createApp(options: AppOptions): Promise<RequestListener> {
   const app = express()
+  const hits = new MemoryStore()
+  const rateLimited = createRefusal()
   app.disable('x-powered-by')
   // The contract parses queries by itself, strictly.
   app.set('query parser', false)
@@ -64,12 +70,12 @@ export async function createApp(options: AppOptions): Promise<Express> {
   app.set('trust proxy', options.trustProxy)
   app.use(countRequests(options.onRequest))
   app.use((_request, response, next) => {
-    response.set('X-Content-Type-Options', 'nosniff')
+    forbidSniffing(response)
     next()
   })
   serveOperations(app, options)
   app.use('/v1', crossOrigin(options.hub))
-  if (options.rateLimit > 0) app.use(limitRate(options.rateLimit, options.sse))
+  if (options.rateLimit > 0) app.use(limitRate({ perSecond: options.rateLimit, hits, sse: options.sse, rateLimited }))
   serveChannels(app, options)
   await serveDocuments(app)
   serveDemo(app, options)
@@ -78,7 +84,45 @@ export async function createApp(options: AppOptions): Promise<Express> {
     throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
-  return app
+  return takePolls(app, options, { hits, rateLimited })
+}
+
+/** The steps of the plain way that a poll takes, in their order. */
+function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, rateLimit: limit, trustProxy }: AppOptions, { hits, rateLimited }: RateLimiting): RequestListener {
+  return pollLane({
+    find: (name) => hub.find(name),
+    isDraining,
+    dress(request, response, { isPublic }) {
+      // Express knows which of the forwarded addresses to trust.
+      if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
+      response.once('close', () => onRequest(POLL_ROUTE, response.statusCode))
+      forbidSniffing(response)
+      varyPoll(response)
+      if (isPublic) openToAnyOrigin(response)
+    },
+    async answer(request, response, channel) {
+      try {
+        if (limit > 0 && (await hits.increment(ipKeyGenerator(addressOf(request)))).totalHits > limit) throw rateLimited()
+        await poll.answer(request, response, channel, rawQuery(request))
+      } catch (error) {
+        answerFailure(response, error, onError)
+      }
+    },
+  }, app)
+}
+
+function forbidSniffing(response: ServerResponse): void {
+  response.setHeader('X-Content-Type-Options', 'nosniff')
+}
+
+/** Refusals, of whatever kind, vary by the same headers as the answer they stand for. */
+function varyPoll(response: ServerResponse): void {
+  response.setHeader('Vary', 'Prefer, Accept-Encoding')
+}
+
+function openToAnyOrigin(response: ServerResponse): void {
+  response.setHeader('Access-Control-Allow-Origin', '*')
+  response.setHeader('Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age')
 }
 
 /** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
@@ -207,12 +251,10 @@ function servePages(app: Express): void {
 /** Public channels are for any page; the others for none, not even one of them among others. */
 function crossOrigin(hub: Hub): RequestHandler {
   return (request, response, next) => {
-    // Refusals, of whatever kind, vary by the same headers as the answer they stand for.
-    if (/^\/channels\/[^/]+\/changes\/?$/.test(request.path)) response.set('Vary', 'Prefer, Accept-Encoding')
+    if (/^\/channels\/[^/]+\/changes\/?$/.test(request.path)) varyPoll(response)
     const names = channelNames(request)
     if (!hub.channels.some(({ name, isPublic }) => !isPublic && names.includes(name))) {
-      response.set('Access-Control-Allow-Origin', '*')
-      response.set('Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age')
+      openToAnyOrigin(response)
       if (request.method === 'OPTIONS') {
         response.set({ 'Access-Control-Allow-Methods': 'GET, HEAD', 'Access-Control-Allow-Headers': 'If-None-Match, Prefer, Last-Event-ID, Cache-Control', 'Access-Control-Max-Age': '86400' })
       }
@@ -231,12 +273,31 @@ function channelNames(request: Request): readonly string[] {
   return []
 }
 
-function limitRate(requestsPerSecond: number, sse: SseEndpoint): RequestHandler {
+/** What the two ways share: who has asked how often this second, and what the one too many is told. */
+interface RateLimiting {
+  readonly hits: MemoryStore
+  readonly rateLimited: () => ApiError
+}
+
+function createRefusal(): () => ApiError {
+  const spread = new Spread()
+  return () => new ApiError('rate_limited', 'Too many requests from this address.', { retryAfterSeconds: RETRY_WITHIN_SECONDS * spread.next() })
+}
+
+function limitRate({ perSecond, hits, rateLimited, sse }: RateLimiting & { readonly perSecond: number; readonly sse: SseEndpoint }): RequestHandler {
   return rateLimit({
-    windowMs: 1_000, limit: requestsPerSecond, standardHeaders: false, legacyHeaders: false, validate: false,
-    // EventSource would take a 429 for the last word.
-    handler: (request, response) => request.method === 'GET' && /^\/v1\/(?:channels\/[^/]+\/)?stream\/?$/.test(request.path) ? sse.refuse(response) : sendProblem(response, new ApiError('rate_limited', 'Too many requests from this address.', { retryAfterSeconds: 1 + Math.random() * 3 })),
+    windowMs: 1_000, limit: perSecond, store: hits, keyGenerator: (request) => ipKeyGenerator(addressOf(request)), standardHeaders: false, legacyHeaders: false, validate: false,
+    handler: (request, response) => {
+      // EventSource would take a 429 for the last word.
+      if (request.method === 'GET' && /^\/v1\/(?:channels\/[^/]+\/)?stream\/?$/.test(request.path)) sse.refuse(response)
+      else sendProblem(response, rateLimited())
+    },
   })
+}
+
+/** The client's: the one that Express makes out for a request of its own, else that of the connection. */
+export function addressOf(request: IncomingMessage): string {
+  return ('ip' in request ? String(request.ip) : request.socket.remoteAddress) ?? ''
 }
 
 function countRequests(onRequest: AppOptions['onRequest']): RequestHandler {

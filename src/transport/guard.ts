@@ -9,6 +9,9 @@ import { sendProblem, sendProblemRaw } from './problem.ts'
 
 const MAX_ADDRESS_BYTES = 8_192
 
+/** Addresses every answer of which names what it varies by, whoever gives it. */
+const CHANGES = /^\/v1\/channels\/[^/?]+\/changes\/?(?:\?|$)/
+
 /** Options of the server that go with the guard: Node's own answer to a missing Host has no body. */
 export const GUARDED = { requireHostHeader: false, maxHeaderSize: 32 * 1024 } as const
 
@@ -24,6 +27,7 @@ export function guarded(app: RequestListener): RequestListener {
     }
     // What follows on this connection cannot be trusted to be what it seems.
     response.setHeader('Connection', 'close')
+    if (CHANGES.test(url)) response.setHeader('Vary', 'Prefer, Accept-Encoding')
     sendProblem(response, fault)
   }
 }

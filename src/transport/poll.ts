@@ -11,6 +11,7 @@ import { ApiError } from '../errors.ts'
 import { discard, type Delta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
+import type { Asking, Advisor } from '../pace/advisor.ts'
 import type { Advice } from '../pace/pace.ts'
 import { deltaHead } from './frame.ts'
 import type { Page, PageStore } from './pages.ts'
@@ -19,7 +20,7 @@ import { header } from './sse.ts'
 export interface PollOptions {
   readonly hub: Hub
   readonly pages: PageStore
-  readonly advise: (channel: string) => Advice
+  readonly advisor: Advisor
   /** Aborted when the server drains: held polls are answered at once. */
   readonly draining: AbortSignal
   /** How long a client may take nothing at all of a body. */
@@ -46,7 +47,9 @@ export class PollEndpoint {
 
   /** `GET /v1/channels/{channel}/changes`. Rejects with ApiError before anything is sent. */
   async answer(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
-    const { hub } = this.#options
+    const { hub, advisor } = this.#options
+    const retryAfterSeconds = advisor.admit()
+    if (retryAfterSeconds > 0) throw new ApiError('overloaded', 'More is asked of this server than it can answer.', { retryAfterSeconds })
     const channel = hub.channel(name)
     const query = parsePoll(rawQuery, { ifNoneMatch: header(request, 'if-none-match'), prefer: header(request, 'prefer') }, channel.filters)
     if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
@@ -161,7 +164,7 @@ export class PollEndpoint {
 
   /** Headers of 200 and 304 alike [rfc9110 §15.4.5]. `version` null: a part of an answer has no ETag. */
   #setHeaders({ response, query, window }: Poll, version: Version | null): Advice {
-    const advice = this.#options.advise(window.channel.name)
+    const advice = this.#options.advisor.advise(window.channel.name, askingOf(query, version))
     if (version !== null) response.setHeader('ETag', `W/"${formatVersion(version)}"`)
     response.setHeader('Poll-After-Ms', advice.afterMs)
     response.setHeader('Poll-Interval', Math.ceil(advice.afterMs / 1_000))
@@ -197,6 +200,11 @@ function isFollowing(follow: () => boolean): boolean {
 function matches({ etags }: PollRequest, version: Version): boolean {
   if (etags === null) return false
   return etags === 'any' || etags.some((etag) => etag.epoch === version.epoch && etag.number === version.number)
+}
+
+/** Only who comes without a cursor is told something of its own: every other answer may be shared. A part, or an answer to who holds, is followed by the next question at once. */
+function askingOf({ since, etags, waitSeconds }: PollRequest, version: Version | null): Asking {
+  return { isFirst: since === null && etags === null, isHolding: waitSeconds !== null || version === null }
 }
 
 /** Only an answer that says whose state it starts from may be shared; a held one is late for everybody else. */

@@ -32,16 +32,19 @@ function headersOf(problem: ApiError): Record<string, string> {
   }
 }
 
+/** The end of a request that failed. */
+export function answerFailure(response: ServerResponse, error: unknown, onError: (error: unknown) => void): void {
+  const problem = fromExpress(error)
+  if (problem.code === 'internal') onError(problem.cause ?? problem)
+  // A body that broke off must not look complete.
+  if (response.headersSent) response.destroy()
+  else sendProblem(response, problem)
+}
+
 /** The last handler of the application. */
 export function problemHandler(onError: (error: unknown) => void): ErrorRequestHandler {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- Express knows an error handler by its four parameters
-  return (error: unknown, _request, response, _next) => {
-    const problem = fromExpress(error)
-    if (problem.code === 'internal') onError(problem.cause ?? problem)
-    // A body that broke off must not look complete.
-    if (response.headersSent) response.destroy()
-    else sendProblem(response, problem)
-  }
+  return (error: unknown, _request, response, _next) => answerFailure(response, error, onError)
 }
 
 /** 405 with the methods there are; OPTIONS answered with them. */

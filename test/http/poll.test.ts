@@ -105,6 +105,18 @@ describe('a poll with since', () => {
   })
 })
 
+describe('the moment to ask again', () => {
+  it('is another for each client that comes without a cursor, and the same for all others', async () => {
+    const { version } = await current()
+    const first = await Promise.all(Array.from({ length: 8 }, () => current()))
+    const later = await Promise.all(Array.from({ length: 2 }, () => current(`?since=${version}`)))
+    const advised = later.map(({ poll_after_ms }) => poll_after_ms)
+    expect(new Set(first.map(({ poll_after_ms }) => poll_after_ms)).size).toBeGreaterThan(5)
+    expect(Math.max(...first.map(({ poll_after_ms }) => poll_after_ms))).toBeLessThanOrEqual(1.5 * Math.max(...advised))
+    expect(Math.max(...advised) - Math.min(...advised)).toBeLessThan(100)
+  })
+})
+
 describe('If-None-Match', () => {
   it.each([
     ['strong', (version: string) => `"${version}"`],
@@ -251,6 +263,16 @@ describe('a held poll', () => {
     await pending
     await held(0)
     expect(server.server.hub.size.feeds).toBe(0)
+  })
+
+  it('is answered at once when the server drains', async () => {
+    const draining = await startTestServer({ setup: SETUP })
+    const { version } = await draining.poll('items')
+    const pending = Promise.all(Array.from({ length: 3 }, () => draining.poll('items', `?since=${version}&wait=25`)))
+    await expect.poll(() => draining.server.hub.size.followers).toBe(3)
+    const closing = draining.close()
+    for (const body of await pending) expect(body).toMatchObject({ since: version, version, changes: [] })
+    await closing
   })
 
   it('gets a reset when the table is emptied', async () => {

@@ -28,6 +28,7 @@ describe('the table of codes', () => {
     ['rate_limited', 429],
     ['headers_too_large', 431],
     ['internal', 500],
+    ['overloaded', 503],
     ['too_many_streams', 503],
     ['draining', 503],
     ['database_unreachable', 503],

@@ -1,8 +1,9 @@
 /** The client's pure part, its thin reader over scripted responses, and the lines that `freshet tail` makes of them. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { backOffMs, follow, FollowError, type Disconnection, type FollowOptions } from '../../src/client/follow.ts'
+import { follow, type Disconnection, type FollowOptions } from '../../src/client/follow.ts'
 import { keyText, Replica } from '../../src/client/replica.ts'
+import { backOffMs, FollowError } from '../../src/client/wire.ts'
 import { describeApplied } from '../../src/commands/tail-lines.ts'
 import { allowsColour, painter } from '../../src/commands/terminal.ts'
 import type { Change, Delta } from '../../src/contract/names.ts'
