@@ -1,0 +1,31 @@
+/** Who is there: every way of asking, on every table, with every bad habit. */
+import type { Habits } from './client.ts'
+
+export const CLIENTS: readonly Habits[] = [
+  { name: 'streams account', channels: ['account'], transports: ['stream'] },
+  { name: 'streams echo', channels: ['echo'], transports: ['stream'] },
+  { name: 'streams queue', channels: ['queue'], transports: ['stream'] },
+  { name: 'streams mirror', channels: ['mirror'], transports: ['stream'] },
+  { name: 'streams the north', channels: ['account'], filter: 'north', transports: ['stream'] },
+  { name: 'streams the west, leaves', channels: ['account'], filter: 'west', transports: ['stream'], leaves: true, roams: true },
+  { name: 'polls account by since', channels: ['account'], transports: ['since'] },
+  { name: 'polls mirror by since', channels: ['mirror'], transports: ['since'], roams: true, leaves: true },
+  { name: 'polls the east by since', channels: ['account'], filter: 'east', transports: ['since'] },
+  { name: 'polls pair by ETag', channels: ['pair'], transports: ['etag'] },
+  { name: 'polls queue by ETag', channels: ['queue'], transports: ['etag'], roams: true, leaves: true },
+  { name: 'holds polls of echo', channels: ['echo'], transports: ['wait'] },
+  { name: 'holds polls of the south', channels: ['account'], filter: 'south', transports: ['wait'] },
+  { name: 'pages bulk', channels: ['bulk'], transports: ['pages'] },
+  { name: 'pages account', channels: ['account'], transports: ['pages'], leaves: true },
+  { name: 'streams the money', channels: ['account', 'bank'], transports: ['stream'] },
+  { name: 'streams the pairs, leaves', channels: ['pair', 'mirror'], transports: ['stream'], leaves: true, rewinds: true, roams: true },
+  { name: 'streams everything, stalls', channels: ['account', 'bank', 'pair', 'mirror', 'echo', 'queue', 'bulk'], transports: ['stream'], stalls: true },
+  { name: 'switches on account', channels: ['account'], transports: ['stream', 'since', 'etag', 'wait', 'pages'], roams: true },
+  { name: 'switches on the south', channels: ['account'], filter: 'south', transports: ['stream', 'since', 'etag', 'wait', 'pages'], roams: true },
+  { name: 'switches on echo', channels: ['echo'], transports: ['stream', 'since', 'wait'] },
+  { name: 'stalls on bulk', channels: ['bulk'], transports: ['stream'], stalls: true },
+  { name: 'goes back on pair', channels: ['pair'], transports: ['stream', 'since', 'pages'], rewinds: true, roams: true },
+  { name: 'goes back on the north', channels: ['account'], filter: 'north', transports: ['stream', 'etag'], rewinds: true, roams: true },
+  { name: 'goes back on queue', channels: ['queue'], transports: ['stream', 'since'], rewinds: true },
+  { name: 'goes back on bulk', channels: ['bulk'], transports: ['stream', 'wait'], rewinds: true, roams: true },
+]
