@@ -10,7 +10,7 @@ export interface Outcome {
 }
 
 /** Mean seconds by which a client asks later than it was told. */
-const LATENESS = 0.1
+export const LATENESS = 0.1
 
 export function simulate({ seconds, commits }: Trace, policy: Policy): Outcome {
   const random = createRandom(1)
@@ -27,9 +27,30 @@ export function simulate({ seconds, commits }: Trace, policy: Policy): Outcome {
     const step = Math.min(300, Math.max(1, policy.poll(now, lags.length - seen)))
     now = Math.min(seconds, now + step + random.exp(LATENESS))
   }
+  return outcomeOf(polls, lags)
+}
+
+export function outcomeOf(polls: number, lags: readonly number[]): Outcome {
   const sorted = lags.toSorted((a, b) => a - b)
   const meanLag = lags.reduce((sum, lag) => sum + lag, 0) / Math.max(1, lags.length)
   return { polls, meanLag, p95Lag: sorted[Math.floor(0.95 * sorted.length)] ?? 0 }
+}
+
+/** A client that asks every so often and lets itself be held for `waitSeconds`; after a change it asks again at once. */
+export function simulateHolding({ seconds, commits }: Trace, { intervalSeconds, waitSeconds }: { readonly intervalSeconds: number; readonly waitSeconds: number }): Outcome {
+  const random = createRandom(1)
+  const lags: number[] = []
+  let polls = 0
+  for (let now = 0; now < seconds; ) {
+    polls++
+    const first = commits[lags.length]
+    // Held until a commit, or until its time is over; not held when it is behind.
+    const answered = Math.max(now, Math.min(first ?? Infinity, now + waitSeconds))
+    const isBehind = first !== undefined && first <= answered
+    for (let at = first; at !== undefined && at <= answered; at = commits[lags.length]) lags.push(answered - at)
+    now = isBehind ? answered + random.exp(LATENESS) : Math.max(answered, now + intervalSeconds) + random.exp(LATENESS)
+  }
+  return outcomeOf(polls, lags)
 }
 
 export interface Comparison {
@@ -63,6 +84,43 @@ export function compare(trace: Trace, intervalSeconds: number, create: (price: n
 
 export function fixed(seconds: number): Policy {
   return { change() { /* asks as ever */ }, poll: () => seconds }
+}
+
+/** The bound: knows every commit beforehand, and asks right at those that are worth a request. */
+export function clairvoyant({ commits }: Trace): (price: number) => Policy {
+  return (price) => {
+    const times = bestTimes(commits, price)
+    let next = 0
+    return {
+      change() { /* known already */ },
+      poll(at) {
+        while ((times[next] ?? Infinity) <= at) next++
+        return Math.min(300, (times[next] ?? Infinity) - at)
+      },
+    }
+  }
+}
+
+/** The commits after which to ask, so that requests and delays cost least together. */
+function bestTimes(commits: readonly number[], price: number): readonly number[] {
+  const costs = new Float64Array(commits.length + 1)
+  const firsts = new Uint32Array(commits.length + 1)
+  for (let last = 1; last <= commits.length; last++) {
+    const at = commits[last - 1] ?? 0
+    costs[last] = Infinity
+    let delay = 0
+    for (let first = last; first >= 1; first--) {
+      const waits = at - (commits[first - 1] ?? 0)
+      // A request for it alone would be cheaper.
+      if (waits > price) break
+      delay += waits
+      const cost = (costs[first - 1] ?? 0) + price + delay
+      if (cost < (costs[last] ?? Infinity)) [costs[last], firsts[last]] = [cost, first]
+    }
+  }
+  const times: number[] = []
+  for (let last = commits.length; last > 0; last = (firsts[last] ?? 1) - 1) times.unshift((commits[last - 1] ?? 0) + 0.001)
+  return times
 }
 
 /** Half as often after every poll in vain, as often as it may after a change: up to eight times its shortest interval. */
