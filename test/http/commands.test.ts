@@ -313,7 +313,8 @@ describe.skipIf(!hasPostgres)('check', () => {
 })
 
 describe.skipIf(!hasPostgres)('the embedded database', () => {
-  it('is found by the other commands while it runs, and not after', async () => {
+  // A new cluster, and six processes one after another.
+  it('is found by the other commands while it runs, and not after', { timeout: 180_000 }, async () => {
     const directory = await mkdtemp(join(tmpdir(), 'freshet-commands-'))
     cleanups.push(() => rm(directory, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 }))
     // The user that runs PostgreSQL has to pass through it.

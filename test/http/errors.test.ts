@@ -1,5 +1,6 @@
 /** Whatever is sent, the answer is a problem with its exact code, never a 5xx, never a word of what is inside; and the server goes on. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { expectProblem } from '../support/problem.ts'
 import { openSocket, parseAnswer, rawGet, rawRequest, type RawAnswer } from '../support/raw.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
 
@@ -10,6 +11,12 @@ const SETUP = `
 const CHANGES = '/v1/channels/items/changes'
 const STREAM = '/v1/channels/items/stream'
 
+/** No server gave these: too large, below zero, between two versions, of no number at all, of more than a cursor. */
+const UNREADABLE_CURSORS = [
+  '', 'x'.repeat(65), `k3f9.${'9'.repeat(8_000)}`, 'k3f9.9007199254740992', 'k3f9.-1', '-1', 'k3f9.1.5', '1.5', 'k3f9.1e3', 'k3f9.NaN', 'k3f9.', '.1', 'k3f9.01',
+  '%00', 'k3f9.1%00', 'k3f9.1%0d%0a', 'K3F9.1', 'k3f9.1,k3f9.2', 'null', '%7B%7D', '0', '*', 'W/%22k3f9.1%22', '%22k3f9.1%22',
+]
+
 let server: TestServer
 beforeAll(async () => {
   const vote = (id: number): Promise<{ committedAtMs: number; tookMs: number } | null> => Promise.resolve(id === 1 ? { committedAtMs: 1, tookMs: 1 } : null)
@@ -19,17 +26,6 @@ afterAll(async () => {
   expect(await server.poll('items')).toMatchObject({ reset: true })
   expect(server.warnings).toEqual([])
 })
-
-const INSIDES = /\bat .*:\d+|node_modules|\/src\/|select |postgres:|pg_|stack|Error:|undefined|\[object/i
-
-function expectProblem(answer: RawAnswer, status: number, code: string): void {
-  expect([answer.status, answer.headers.get('content-type'), answer.headers.get('cache-control')]).toEqual([status, 'application/problem+json; charset=utf-8', 'no-store'])
-  const problem = JSON.parse(answer.body) as Readonly<Record<string, unknown>>
-  expect(problem).toMatchObject({ status, code, type: `/docs#${code}` })
-  for (const member of ['title', 'detail', 'hint']) expect(problem[member]).toMatch(/\w/)
-  expect(answer.body.replace(/"(?:hint|title|type)":"[^"]*"/g, '')).not.toMatch(INSIDES)
-  expect(answer.body.length).toBeLessThan(1_000)
-}
 
 describe('a path', () => {
   it.each<[string, number, string]>([
@@ -72,6 +68,8 @@ describe('a path', () => {
     [`/${'a'.repeat(9_000)}`, 414, 'uri_too_long'],
     [`${CHANGES}?grp=${'a'.repeat(8_192)}`, 414, 'uri_too_long'],
     [`${STREAM}?grp=${'a'.repeat(8_192)}`, 414, 'uri_too_long'],
+    [`${CHANGES}?${'a&'.repeat(10_000)}`, 414, 'uri_too_long'],
+    [`${STREAM}?${'a&'.repeat(10_000)}`, 414, 'uri_too_long'],
   ])('%s is %i %s', async (path, status, code) => {
     const answer = await rawGet(server.url, path)
     if (status === 200) expect(answer.status).toBe(200)
@@ -97,6 +95,7 @@ describe('a query', () => {
     ['?grp=a&g%72p=b', 'duplicated_parameter'],
     ['?since=k3f9.1&since=k3f9.1', 'duplicated_parameter'],
     [`?${many}`, 'invalid_parameter'],
+    [`?${'a&'.repeat(4_000)}`, 'invalid_parameter'],
     ['?grp=%zz', 'invalid_parameter'],
     ['?grp=%ff', 'invalid_parameter'],
     ['?grp=%ed%a0%80', 'invalid_parameter'],
@@ -111,8 +110,12 @@ describe('a query', () => {
     ['?wait=-1', 'invalid_parameter'],
     ['?wait=1.5', 'invalid_parameter'],
     ['?wait=', 'invalid_parameter'],
-    ['?since=%00', 'malformed_cursor'],
-    [`?since=${'a'.repeat(65)}`, 'malformed_cursor'],
+    ['?limit=10001', 'invalid_parameter'],
+    ['?limit=-1', 'invalid_parameter'],
+    ['?limit=1.5', 'invalid_parameter'],
+    ['?limit=1e3', 'invalid_parameter'],
+    ['?limit=NaN', 'invalid_parameter'],
+    ...UNREADABLE_CURSORS.map((cursor) => [`?since=${cursor}`, 'malformed_cursor'] as [string, string]),
   ])('%s of a poll is 400 %s', async (query, code) => {
     const answer = await rawGet(server.url, CHANGES + query)
     expectProblem(answer, 400, code)
@@ -129,6 +132,26 @@ describe('a query', () => {
 
   it('may hold a value of almost 8 KB', async () => {
     expect((await rawGet(server.url, `${CHANGES}?grp=${'a'.repeat(8_000)}`)).status).toBe(200)
+  })
+})
+
+describe('a cursor of a stream', () => {
+  /** The first event. */
+  async function firstOf(path: string, headers: readonly string[] = []): Promise<string> {
+    const socket = await openSocket(server.url)
+    let text = ''
+    socket.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
+    socket.write([`GET ${path} HTTP/1.1`, 'Host: x', ...headers, '', ''].join('\r\n'))
+    await expect.poll(() => text).toMatch(/\ndata:.*\n\n/)
+    socket.destroy()
+    return text
+  }
+  const reset = /^HTTP\/1\.1 200 OK\r\n[^]*text\/event-stream[^]*"since":null,[^]*"reset":true/
+
+  it.each([...UNREADABLE_CURSORS, 'zzzz.1', 'zzzz.9007199254740991'])('%j is no error, in a parameter, in the header or in both', async (cursor) => {
+    expect(await firstOf(`${STREAM}?since=${cursor}`)).toMatch(reset)
+    expect(await firstOf(STREAM, [`Last-Event-ID: ${decodeURIComponent(cursor).replace(/[\0\r\n]/g, '')}x`])).toMatch(reset)
+    expect(await firstOf(`${STREAM}?last_event_id=${cursor}`, [`Last-Event-ID: ${cursor}`])).toMatch(reset)
   })
 })
 
@@ -192,12 +215,14 @@ describe('what is not HTTP as it should be', () => {
   it('bytes after an open stream do not corrupt it', async () => {
     const socket = await openSocket(server.url)
     let text = ''
-    socket.on('data', (chunk: Buffer) => { text += chunk.toString() })
-    const closed = new Promise((resolve) => socket.once('close', resolve))
+    socket.setEncoding('utf8').on('data', (chunk: string) => { text += chunk })
     socket.write(`GET ${STREAM} HTTP/1.1\r\nHost: x\r\n\r\n`)
     await expect.poll(() => text).toContain('"reset":true')
-    socket.write('garbage garbage\r\n\r\n')
-    await closed
+    socket.write(`garbage garbage\r\n\r\nGET ${CHANGES} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    await server.database.query('update items set owner = owner + 1')
+    await expect.poll(() => text).toContain('"reset":false')
+    socket.destroy()
+    expect(text.match(/HTTP\/1\.1 /g)).toHaveLength(1)
     expect(text).not.toContain('problem')
   })
 })

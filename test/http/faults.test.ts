@@ -4,50 +4,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { startEmbedded, type EmbeddedServer } from '../../src/database/embedded.ts'
-import { createDatabase, hasPostgres, openDatabase, type TestDatabase } from '../support/database.ts'
+import { createDatabase, hasPostgres, openDatabase } from '../support/database.ts'
 import { startProxy } from '../support/proxy.ts'
 import { Following } from '../support/replica.ts'
 import { startTestServer } from '../support/server.ts'
 import { openStream } from '../support/sse.ts'
+import { expectTruth, Writer } from '../support/writer.ts'
 
 const followings: Following[] = []
 
 afterEach(async () => {
   await Promise.all(followings.splice(0).map((following) => following.stop()))
 })
-
-/** Writes as long as it is asked to, through whatever happens; rows that were refused are written again. */
-class Writer {
-  #isOver = false
-  readonly #writing: Promise<void>
-  written = 0
-
-  constructor(database: TestDatabase, setting = '') {
-    this.#writing = (async () => {
-      while (!this.#over()) {
-        await database.query(`${setting}insert into t values (${this.written + 1}, 0) on conflict (id) do update set v = t.v + 1`)
-          .then(() => { this.written += 1 }, () => new Promise((resolve) => setTimeout(resolve, 20)))
-      }
-    })()
-  }
-
-  async stop(): Promise<void> {
-    this.#isOver = true
-    await this.#writing
-  }
-
-  #over(): boolean {
-    return this.#isOver
-  }
-}
-
-async function expectTruth(database: TestDatabase): Promise<void> {
-  const truth = (await database.query<{ row: string }>('select row_to_json(t.*)::text as row from t')).map(({ row }) => row).sort()
-  for (const following of followings) {
-    await expect.poll(() => [...following.replica.rows.values()].map((row) => JSON.stringify(row)).sort(), { timeout: 10_000 }).toEqual(truth)
-    expect(following.faults).toEqual([])
-  }
-}
 
 describe.skipIf(!hasPostgres)('a crash of PostgreSQL', () => {
   it('No loss, No ghost, Up: streams stay open and say so, and afterwards every client holds what SELECT returns', { timeout: 90_000 }, async () => {
@@ -85,7 +53,7 @@ describe.skipIf(!hasPostgres)('a crash of PostgreSQL', () => {
     await expect.poll(() => followings.every(({ statuses }) => statuses.at(-1) === null), { timeout: 20_000 }).toBe(true)
     console.log(`streams were told that all is well ${Math.round(performance.now() - startedMs)} ms after PostgreSQL was started again`)
     await Promise.all(writers.map((writer) => writer.stop()))
-    await expectTruth(database)
+    await expectTruth(database, followings)
     expect(followings.map(({ streams }) => streams), 'no stream was cut').toEqual([1, 1, 1])
     // The listener tries again at a pace of its own.
     await expect.poll(async () => (await test.get('/readyz')).status, { timeout: 20_000 }).toBe(200)
@@ -109,7 +77,7 @@ describe.skipIf(!hasPostgres)('a network that breaks', () => {
       await expect.poll(() => followings.every(({ replica }) => replica.rows.size > before + 50), { timeout: 15_000 }).toBe(true)
     }
     await writer.stop()
-    await expectTruth(database)
+    await expectTruth(database, followings)
     expect(followings.map(({ replica, streams }) => [replica.resets, streams])).toEqual([[1, 1], [1, 1]])
   })
 })

@@ -91,7 +91,8 @@ describe('a server that stops', () => {
     const texts = await Promise.all(sockets.map(({ ended }) => ended))
     for (const text of texts) expect(text).toMatch(/retry:\d+\n\n\r\n0\r\n\r\n$/)
     await closed
-    expect(performance.now() - startedMs).toBeLessThan(2_500)
+    // Two by design, and twenty if the held poll were waited for; the rest is for a busy machine.
+    expect(performance.now() - startedMs).toBeLessThan(10_000)
   })
 
   it('ends old streams with retry, so that clients spread over the nodes again', async () => {
@@ -136,7 +137,7 @@ describe('a slow reader', () => {
     expect(await metric(patient, 'freshet_stream_backlog_bytes')).toBeLessThan(4e6)
     const before = events
     socket.resume()
-    await expect.poll(() => replica.version, { timeout: 10_000 }).toBe(version)
+    await expect.poll(() => replica.version).toBe(version)
     expect([...replica.rows.values()].map(({ n }) => n)).toEqual(Array(1_000).fill(200))
     expect(events - before).toBeLessThan(150)
     expect(replica.resets).toBe(1)
@@ -156,7 +157,7 @@ describe('a slow reader', () => {
     // sips must add up to that well within the deadline.
     const sipping = setInterval(() => { received += (slow.read() as Buffer | null)?.length ?? 0 }, 10)
     await expect.poll(() => metric(server, 'freshet_streams')).toBe(2)
-    await expect.poll(() => metric(server, 'freshet_streams'), { timeout: 10_000 }).toBe(1)
+    await expect.poll(() => metric(server, 'freshet_streams')).toBe(1)
     // Several deadlines later it is still there, and has much to read.
     const before = received
     await expect.poll(() => received, { timeout: 20_000 }).toBeGreaterThan(before + 2e6)

@@ -155,7 +155,7 @@ describe('the EventSource of npm', () => {
     await first.close()
     await first.database.query('update items set n = 2 where id = 1; delete from items where id = 2')
     const second = await startTestServer({ database: first.database, environment: { PORT: port } })
-    await expect.poll(() => rowsOf(replica), { timeout: 10_000 }).toEqual(await selected(second))
+    await expect.poll(() => rowsOf(replica)).toEqual(await selected(second))
     expect(replica.resets).toBe(1)
     source.close()
     await second.close()

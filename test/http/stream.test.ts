@@ -194,7 +194,7 @@ describe('heartbeats', () => {
     let text = ''
     socket.on('data', (chunk: Buffer) => { text += chunk.toString() })
     socket.write('GET /v1/channels/other/stream HTTP/1.0\r\n\r\n')
-    await expect.poll(() => text.match(/^:\s*$/gm)?.length ?? 0, { timeout: 5_000 }).toBeGreaterThanOrEqual(2)
+    await expect.poll(() => text.match(/^:\s*$/gm)?.length ?? 0).toBeGreaterThanOrEqual(2)
     socket.destroy()
   })
 })

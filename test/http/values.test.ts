@@ -4,6 +4,8 @@ import { startTestServer, type TestServer } from '../support/server.ts'
 import { openStream } from '../support/sse.ts'
 
 const DIGITS = '1234567890'.repeat(20)
+/** Deeper than a stack that recurses carelessly, not than PostgreSQL's. */
+const NESTED = `${'['.repeat(2_000)}{"a": "]"}${']'.repeat(2_000)}`
 
 /** SQL type, SQL value, and what clients get, as it is written in the JSON. */
 const VALUES: readonly (readonly [string, string, string])[] = [
@@ -18,6 +20,8 @@ const VALUES: readonly (readonly [string, string, string])[] = [
   ['numeric', `'-Infinity'`, `"-Infinity"`],
   ['double precision', `0.1::float8 + 0.2::float8`, `0.30000000000000004`],
   ['double precision', `'1e-320'`, `1e-320`],
+  ['double precision', `'-0'`, `-0`],
+  ['double precision', `'1.7976931348623157e308'`, `1.7976931348623157e+308`],
   ['double precision', `'NaN'`, `"NaN"`],
   ['double precision', `'Infinity'`, `"Infinity"`],
   ['real', `'-Infinity'`, `"-Infinity"`],
@@ -37,6 +41,9 @@ const VALUES: readonly (readonly [string, string, string])[] = [
   ['date', `'0044-03-15 BC'`, `"0044-03-15 BC"`],
   ['date', `'-infinity'`, `"-infinity"`],
   ['date', `'2026-12-31'`, `"2026-12-31"`],
+  ['date', `'infinity'`, `"infinity"`],
+  ['timestamp', `'-infinity'`, `"-infinity"`],
+  ['timestamptz[]', `'{infinity,2026-01-01 00:00+02}'`, `["infinity","2025-12-31T22:00:00+00:00"]`],
   ['timestamp', `'2026-07-01 12:00:00.123456'`, `"2026-07-01T12:00:00.123456"`],
   ['timestamptz', `'2026-07-01 12:00:00.5+02'`, `"2026-07-01T10:00:00.5+00:00"`],
   ['timestamptz', `'infinity'`, `"infinity"`],
@@ -47,6 +54,11 @@ const VALUES: readonly (readonly [string, string, string])[] = [
   ['int8range', `'[1,9007199254740993)'`, `"[1,9007199254740993)"`],
   ['tstzrange', `'[2026-01-01 00:00+02,)'`, `"[\\"2025-12-31 22:00:00+00\\",)"`],
   ['int4multirange', `'{[1,2),[5,6)}'`, `"{[1,2),[5,6)}"`],
+  ['numrange', `'[1.10,9007199254740993.5)'`, `"[1.10,9007199254740993.5)"`],
+  ['tsrange', `'[-infinity,infinity]'`, `"[-infinity,infinity]"`],
+  ['daterange', `'(,)'`, `"(,)"`],
+  ['int4range', `'empty'`, `"empty"`],
+  ['int8range[]', `'{"[1,3)",NULL}'`, `["[1,3)",null]`],
   ['pair', `row(1, 'a"b')`, `{"left":1,"right":"a\\"b"}`],
   ['pair[]', `array[row(1, null)::pair]`, `[{"left":1,"right":null}]`],
   ['mood', `'so "so"'`, `"so \\"so\\""`],
@@ -55,6 +67,8 @@ const VALUES: readonly (readonly [string, string, string])[] = [
   ['json', `E'{"a":\\n 1}'`, `{"a":  1}`],
   ['json', `'12345678901234567890.10'`, `12345678901234567890.10`],
   ['jsonb', `'{"b": 1, "a": [1, 2 ]}'`, `{"a": [1, 2], "b": 1}`],
+  ['json', `'${NESTED}'`, NESTED],
+  ['jsonb', `'${NESTED}'`, NESTED],
   ['uuid', `'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'`, `"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"`],
   ['inet', `'10.0.0.1/8'`, `"10.0.0.1/8"`],
   ['text', `E'a\\n\\r\\t\\\\"\\b'`, String.raw`"a\n\r\t\\\"\b"`],
