@@ -20,7 +20,7 @@ import type { LoggedVersion } from './contract/change.ts'
 import { explainDatabase } from './database/explain.ts'
 import { Listener } from './database/listener.ts'
 import { migrate } from './database/migrate.ts'
-import { createPool, sessionUrl, type Pool } from './database/pool.ts'
+import { createPool, dropConnections, isSilence, sessionUrl, type Pool } from './database/pool.ts'
 import { StartupError } from './errors.ts'
 import { BEAT_MS } from './hub/freshness.ts'
 import { Hub } from './hub/hub.ts'
@@ -190,11 +190,20 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     onVersion(version)
     hub.accept(version)
   }
+  // Half-open connections look alive: when one is found out, the others are not waited for.
+  const mendPool = (error: unknown): void => {
+    if (!isSilence(error)) return
+    log.warn('PostgreSQL is silent: all connections are made anew')
+    dropConnections(pool)
+  }
   const follower = new Follower({
-    pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onRupture: () => hub.load(),
+    pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onContact: () => hub.freshness.contact(), onRupture: () => hub.load(),
   })
   const follow = (): void => {
-    follower.catchUp().then(() => hub.freshness.contact(), (error: unknown) => log.debug({ err: error }, 'could not follow'))
+    follower.catchUp().catch((error: unknown) => {
+      log.debug({ err: error }, 'could not follow')
+      mendPool(error)
+    })
   }
   const clock = new Clock({
     url: config.listenUrl ?? databaseUrl,
@@ -203,7 +212,10 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     onRead: () => hub.freshness.contact(),
     beforeLeading: () => follower.catchUp(),
     onLeading: (isLeading, cause) => log.info({ isLeading, err: cause }, isLeading ? 'this node leads: its clock numbers versions' : 'this node no longer leads'),
-    onError: (error) => log.warn({ err: error }, 'the clock lost its connection and tries again'),
+    onError: (error) => {
+      log.warn({ err: error }, 'the clock lost its connection and tries again')
+      mendPool(error)
+    },
   })
   const housekeeper = new Housekeeper({
     pool, keepMs: config.retentionMs, maxBytes: config.retentionBytes, isLeading: () => clock.isLeading,

@@ -73,6 +73,7 @@ select exists (select from pg_locks where locktype = 'advisory' and granted
 
 function checkClock({ clock, hub, pool }: Node): Promise<Check> {
   if (clock.isLeading && hub.isLoaded) return Promise.resolve({ ok: true, detail: 'This node numbers versions.' })
+  if (clock.isPreparing) return Promise.resolve({ ok: false, detail: 'This node is about to number its first version.' })
   return check(pool.query<{ leads: boolean }>(LEADER).then(({ rows }) => rows[0]?.leads === true && hub.isLoaded && hub.head > 0
     ? { ok: true, detail: 'Another node numbers versions.' } : { ok: false, detail: 'No node numbers versions yet.' }), 'Nobody knows who numbers versions')
 }

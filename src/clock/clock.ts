@@ -15,6 +15,9 @@ const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) 
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
 const LEAP = 2 ** 16
 
+/** Between two tries to connect, give or take a half: a node asks no oftener, and everybody waits for the first that succeeds. */
+const MOST_BACKOFF_MS = 1_000
+
 export interface ClockOptions {
   readonly url: string
   /** Called in order, on the leader only, before anybody else can know of the version. */
@@ -40,6 +43,7 @@ export class Clock {
   readonly #safetyMs: number
   #isClosed = false
   #isLeading = false
+  #holdsLock = false
   #ring: (() => void) | undefined
   #wasRung = false
   #running: Promise<void> | undefined
@@ -52,6 +56,11 @@ export class Clock {
 
   get isLeading(): boolean {
     return this.#isLeading
+  }
+
+  /** This node has the lock and has not numbered anything yet: until it has, what it holds may be of another epoch. */
+  get isPreparing(): boolean {
+    return this.#holdsLock && !this.#isLeading
   }
 
   start(): void {
@@ -84,7 +93,7 @@ export class Clock {
       } catch (error) {
         failures += 1
         this.#options.onError(error instanceof Error ? error : new Error(String(error)))
-        await this.#wait(Math.min(5_000, 100 * 2 ** failures) * (0.5 + Math.random()))
+        await this.#wait(Math.min(MOST_BACKOFF_MS, 100 * 2 ** failures) * (0.5 + Math.random()))
       }
     }
   }
@@ -104,11 +113,13 @@ export class Clock {
         onHealthy()
         await delay(retryLockMs, undefined, { ref: false })
       }
+      this.#holdsLock = true
       if (!this.#closing()) await this.#lead(connection, onHealthy)
     } catch (error) {
       // What broke the connection says more than what was refused on it afterwards.
       throw broken ?? error
     } finally {
+      this.#holdsLock = false
       if (this.#isLeading) this.#setLeading(false, broken)
       await Promise.race([connection.end().catch(() => undefined), delay(1_000, undefined, { ref: false })])
     }

@@ -13,13 +13,19 @@ export interface FollowerOptions {
   readonly head: () => number
   readonly epoch: () => string
   readonly onVersion: (version: LoggedVersion) => void
+  /** The database answers, and somebody numbers what is committed: what this node holds is what is there. */
+  readonly onContact: () => void
   /** What this node holds cannot be trusted: its epoch is over, or its head is gone from the table. */
   readonly onRupture: () => Promise<void>
 }
 
+/** A small question, asked every few seconds: it is the first to notice that nobody answers. */
+const PATIENCE = { query_timeout: 10_000 }
+
 interface FollowedRow extends VersionRow {
   readonly epoch: string
   readonly known: boolean
+  readonly unnumbered: boolean
   readonly previous_snapshot: string | null
   readonly changes: string | null
 }
@@ -54,9 +60,9 @@ export class Follower {
   }
 
   async #readPage(): Promise<number> {
-    const { pool, head, epoch, onVersion, onRupture } = this.#options
+    const { pool, head, epoch, onVersion, onContact, onRupture } = this.#options
     const from = head()
-    const { rows } = await pool.query<FollowedRow>({ ...VERSIONS_AFTER, values: [from] })
+    const { rows } = await pool.query<FollowedRow>({ ...VERSIONS_AFTER, ...PATIENCE, values: [from] })
     const first = rows[0]
     if (first === undefined) throw new Error('freshet.state is empty')
     if (first.epoch !== epoch() || (from > 0 && !first.known)) {
@@ -64,6 +70,8 @@ export class Follower {
       return 0
     }
     const found = rows.filter((row) => row.number !== null)
+    // Changes may be a moment ahead of their numbers; without new ones from one look to the next, nobody numbers them.
+    if (found.length > 0 || !first.unnumbered) onContact()
     for (const row of found) {
       const version = await this.#readVersion(row)
       // The clock of this very node may have delivered it meanwhile.

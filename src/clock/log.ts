@@ -112,14 +112,16 @@ export function toChange(row: ChangeRow): LoggedChange {
 /** The newest version; a new leader begins after it. */
 export const LAST_VERSION = `select number, snapshot::text from freshet.versions order by number desc limit 1`
 
-/** Versions above $1, oldest first, and whether $1 itself is still known (a crash may have taken it). */
+/** Versions above $1, oldest first; whether $1 itself is still known (a crash may have taken it), and whether there are changes in no version. */
 export const VERSIONS_AFTER = {
   name: 'freshet-versions-after',
   text: `
-select state.epoch, exists (select from freshet.versions where number = $1::bigint) as known,
+select state.epoch, exists (select from freshet.versions where number = $1::bigint) as known, unnumbered,
   previous.snapshot::text as previous_snapshot, versions.number, versions.snapshot::text, extract(epoch from versions.minted_at) * 1000 as minted_at_ms,
   versions.leapt_from, versions.touched, versions.reset, versions.changes
 from freshet.state
+cross join lateral (select exists (
+  select from freshet.changes where xid >= (select pg_snapshot_xmax(snapshot) from freshet.versions order by number desc limit 1)) as unnumbered) log
 left join lateral (select * from freshet.versions where number > $1::bigint order by number limit 100) versions on true
 left join lateral (select snapshot from freshet.versions earlier where earlier.number < versions.number order by earlier.number desc limit 1) previous on true
 order by versions.number`,

@@ -29,6 +29,8 @@ const PINS = [
   `select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'`,
 ].join('; ')
 
+const STATEMENT_TIMEOUT_MS = 60_000
+
 export interface PoolOptions {
   readonly url: string
   readonly max: number
@@ -52,15 +54,50 @@ export function connectionSettings(url: string, role: ConnectionRole): pg.Client
 
 export function createPool({ url, max, onError }: PoolOptions): Pool {
   const pool = new pg.Pool({
-    ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000,
+    // PostgreSQL gives up earlier; where the network is dead its word does not arrive.
+    ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000, query_timeout: STATEMENT_TIMEOUT_MS + 5_000,
     // Awaited before anybody gets the client, whatever its type says: nobody reads through another's settings.
     // eslint-disable-next-line @typescript-eslint/no-misused-promises
-    onConnect: async (client) => { await client.query(`${PINS}; set statement_timeout = '60s'`) },
+    onConnect: async (client) => { await client.query(`${PINS}; set statement_timeout = ${STATEMENT_TIMEOUT_MS}`) },
   })
   // Without handlers a connection that drops, idle or lent, ends the process.
   pool.on('error', onError)
   pool.on('connect', (client) => client.on('error', onError))
+  const connections: Connections = { idle: new Set(), lent: new Set() }
+  opened.set(pool, connections)
+  pool.on('acquire', (client) => {
+    connections.idle.delete(client)
+    connections.lent.add(client)
+  })
+  pool.on('release', (_error, client) => {
+    connections.lent.delete(client)
+    connections.idle.add(client)
+  })
+  pool.on('remove', (client) => connections.idle.delete(client))
   return pool
+}
+
+interface Connections {
+  readonly idle: Set<PoolClient>
+  readonly lent: Set<PoolClient>
+}
+
+const opened = new WeakMap<Pool, Connections>()
+
+/**
+ * Gives up every connection of the pool: for when PostgreSQL has been silent for too long on one, which may mean that the network is
+ * dead under all. What runs on them is rejected; the next question makes a new one.
+ */
+export function dropConnections(pool: Pool): void {
+  const { idle, lent } = opened.get(pool) ?? { idle: [], lent: [] }
+  // An idle one is known to the pool by its error; a lent one rejects, and whoever has it gives it back as broken.
+  for (const client of [...idle]) client.emit('error', new Error('given up: PostgreSQL was silent on another connection'))
+  for (const client of lent) void (client as unknown as Connection).end()
+}
+
+/** Whether it was our own patience that ended. */
+export function isSilence(error: unknown): boolean {
+  return error instanceof Error && error.message === 'Query read timeout'
 }
 
 /** One connection of its own, for what lives in a session: the clock's lock. Throws StartupError where no session would stay its own. */

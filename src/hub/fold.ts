@@ -5,9 +5,12 @@
 import type { CanonicalFilters, ColumnDefinition, LoggedChange, StateRow, Window } from '../contract/change.ts'
 import { deletion, dress, pickValues, planRow, planState, upsert, type RowPlan } from './render.ts'
 
-/** A part is at most this many changes, or this many bytes (one larger change is a part of its own). */
+/**
+ * A part is at most this many changes, or this many bytes (one larger change is a part of its own). The contract would allow a megabyte:
+ * but each slow reader of a large answer holds two or three parts.
+ */
 const MAX_PART_CHANGES = 1_000
-const MAX_PART_BYTES = 1_000_000
+const MAX_PART_BYTES = 128_000
 
 /**
  * The last change of each key, bearing the filter values from before every one: A to B to C must reach A's readers as a delete. Which was

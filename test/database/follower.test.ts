@@ -33,6 +33,7 @@ describe.skipIf(!hasPostgres)('a follower', () => {
     return new Follower({
       pool, head: () => head, epoch: () => known,
       onVersion: (version) => { delivered.push(version); head = version.number },
+      onContact: () => undefined,
       onRupture: () => { ruptures += 1; return Promise.resolve() },
     })
   }

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, it } from 'vitest'
 import { createDatabase, hasPostgres } from '../support/database.ts'
 import { expectReplayEqualsTable } from '../support/replay.ts'
 

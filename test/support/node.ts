@@ -43,7 +43,7 @@ export function startNode(database: TestDatabase, { isDeaf = false, neverLeads =
     if (version.number > hub.arriving) versions.push(version)
     hub.accept(version)
   }
-  const follower = new Follower({ pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onRupture: () => hub.load() })
+  const follower = new Follower({ pool, head: () => hub.arriving, epoch: () => hub.epoch, onVersion: deliver, onContact: () => hub.freshness.contact(), onRupture: () => hub.load() })
   const catchUp = (): Promise<void> => follower.catchUp()
   const clock = new Clock({
     url: database.url, onRead: () => undefined, beforeLeading: catchUp, onLeading: () => undefined, onError,

@@ -155,14 +155,14 @@ describe('the parts of a delta', () => {
     expect(parts(Array<string>(2_001).fill('x')).map((part) => part.toString().split(',').length)).toEqual([1_000, 1_000, 1])
   })
 
-  it('hold about a megabyte each, and a larger change alone', () => {
-    const [small, large] = ['s'.repeat(400_000), 'l'.repeat(3_000_000)]
-    expect(parts([small, small, small, large, small]).map(({ length }) => length)).toEqual([800_001, 400_000, 3_000_000, 400_000])
+  it('hold 128,000 bytes at most, and a larger change alone', () => {
+    const [small, large] = ['s'.repeat(60_000), 'l'.repeat(3_000_000)]
+    expect(parts([small, small, small, large, small]).map(({ length }) => length)).toEqual([120_001, 60_000, 3_000_000, 60_000])
   })
 
   it('count bytes, not characters', () => {
-    const text = '€'.repeat(200_000)
-    expect(parts([text, text]).map(({ length }) => length)).toEqual([600_000, 600_000])
+    const text = '€'.repeat(20_000)
+    expect(parts([text, text, text]).map(({ length }) => length)).toEqual([120_001, 60_000])
   })
 
   it('joined are all changes in their order', () => {
