@@ -55,6 +55,8 @@ export class Replica {
   /** Takes one Delta, of a stream or a poll. Null: it was a part, and the rows are as they were. */
   apply(delta: Delta): Applied | null {
     const parts = this.#state.kind === 'collecting' ? this.#state.parts : []
+    // A part of another answer: the node that had the pages is gone, and another has begun anew.
+    if (parts.at(-1)?.version !== delta.version) parts.length = 0
     parts.push(delta)
     if (delta.more) {
       this.#state = { kind: 'collecting', parts }

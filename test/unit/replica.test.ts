@@ -61,6 +61,15 @@ describe('a replica', () => {
     expect(notes(replica)).toEqual({ 1: 'a', 2: 'b' })
   })
 
+  it('forgets the parts of an answer that was begun anew at another version', () => {
+    const replica = new Replica()
+    replica.apply(reset('e.1', [upsert(1, 'a'), upsert(2, 'a')]))
+    replica.apply(delta('e.2', [upsert(1, 'b')], { more: true }))
+    replica.apply(delta('e.3', [gone(1)], { more: true }))
+    replica.apply(delta('e.3', [upsert(3, 'c')]))
+    expect(notes(replica)).toEqual({ 2: 'a', 3: 'c' })
+  })
+
   it('begins anew with a reset, once, however many parts it has', () => {
     const replica = new Replica()
     replica.apply(reset('e.1', [upsert(1, 'a')]))
