@@ -60,6 +60,11 @@ export class History {
     return leap >= 0 && (next === undefined || number <= next.leaptFrom)
   }
 
+  /** Whether the version that each of the windows' tables begins at has arrived: the catalog may be ahead of the versions. */
+  knows(windows: readonly Window[]): boolean {
+    return windows.every(({ channel }) => this.#touched.has(channel.table.id))
+  }
+
   /** The last version that touched any of the windows' tables; `upTo` itself when that one is later. */
   lastTouched(windows: readonly Window[], upTo = Infinity): number {
     // A table that nothing has touched is as it was at the first version of the epoch.

@@ -211,7 +211,7 @@ export class Hub {
   follow(windows: readonly Window[], version: Version, follower: Follower): boolean {
     if (version.epoch !== this.epoch) return false
     const current = this.#current(windows)
-    if (this.#history.lastTouched(current) > version.number) return false
+    if (!this.#history.knows(current) || this.#history.lastTouched(current) > version.number) return false
     this.#feeds.follow(current, version.number, follower)
     return true
   }
@@ -306,6 +306,7 @@ export class Hub {
   }
 
   async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {
+    await this.#birth(given)
     const since = cursor === null ? null : await this.#startingPoint(this.#current(given), cursor)
     if (since === null) return this.#reset(given)
     const windows = this.#current(given)
@@ -322,14 +323,28 @@ export class Hub {
     }
   }
 
+  /** Waits for the version that a window's table begins at, which a watch of this moment has not got yet. */
+  async #birth(given: readonly Window[]): Promise<void> {
+    const deadlineMs = performance.now() + this.#options.clockWaitMs
+    while (!this.#history.knows(this.#current(given))) await this.#history.versionAfter(this.#history.head, deadlineMs - performance.now())
+  }
+
   /** The number to start from; null where only a reset is true. */
   async #startingPoint(windows: readonly Window[], { epoch, number }: Version): Promise<number | null> {
     if (epoch !== this.epoch) return null
-    if (number > this.#history.head) {
-      const isComing = await this.#history.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)
-      if (!isComing || epoch !== this.epoch) return null
-    }
+    if (number > this.#history.head && (!await this.#arrives(number) || epoch !== this.epoch)) return null
     return this.#history.wasIssued(number) && number >= this.#history.born(windows) ? number : null
+  }
+
+  /** Whether a version that this node has not seen is one. Throws ApiError database_unreachable while nobody can say. */
+  async #arrives(number: number): Promise<boolean> {
+    if (await this.#history.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)) return true
+    // A reset to what this node holds would take the client back in time, if it is only this node that is behind.
+    const impatience = delay(this.#options.futureWaitMs, null, { ref: false })
+    const catalog = await Promise.race([this.#readCatalog(), impatience])
+    if (catalog === null) throw new ApiError('database_unreachable', 'The database does not answer just now.')
+    if (catalog.epoch === this.epoch && catalog.head >= number) throw new ApiError('database_unreachable', 'This node has not caught up with the version you hold.')
+    return false
   }
 
   async #reset(given: readonly Window[]): Promise<Answer> {

@@ -39,6 +39,7 @@ export class Model {
   channels: readonly ChannelDefinition[]
   epoch = 'aaaa'
   floor = 0
+  readonly #founders: readonly ChannelDefinition[]
   readonly #log = new Map<number, readonly LoggedChange[]>()
   readonly #epochs = new Map<number, string>()
   readonly #unnumbered: LoggedChange[] = []
@@ -48,6 +49,7 @@ export class Model {
 
   constructor(channels: readonly ChannelDefinition[]) {
     this.channels = channels
+    this.#founders = channels
     this.leap(1_000)
   }
 
@@ -101,7 +103,8 @@ export class Model {
   }
 
   catalog(): Catalog {
-    const touched = new Map<number, { version: number; born: number }>()
+    // Those that were there when the epoch began; a table that is watched later begins anew first.
+    const touched = new Map(this.#founders.map(({ table: { id } }) => [id, { version: 0, born: 0 }]))
     for (const version of this.versions) {
       for (const tableId of version.touched) {
         touched.set(tableId, { version: version.number, born: version.reset.includes(tableId) ? version.number : touched.get(tableId)?.born ?? 0 })

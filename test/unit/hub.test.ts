@@ -152,6 +152,37 @@ describe('what changed since a version', () => {
   })
 })
 
+describe('what this node has not seen yet', () => {
+  it('Ordered: a version that the database knows is waited for, never answered with an older state', async () => {
+    const { hub, model, source, commit } = await loaded()
+    const known = commit(row(1))
+    const elsewhere = model.commit([row(2)])
+    await expect(hub.answer([ALL], at(elsewhere.number))).rejects.toMatchObject({ code: 'database_unreachable' })
+    const gate = holdUp(source, 'catalog')
+    await expect(hub.answer([ALL], at(elsewhere.number))).rejects.toMatchObject({ code: 'database_unreachable' })
+    gate.open()
+    hub.accept(elsewhere)
+    expect(await hub.answer([ALL], at(elsewhere.number))).toEqual({ kind: 'unchanged' })
+    expect(await hub.answer([ALL], at(known))).toMatchObject({ since: known, version: elsewhere.number })
+  })
+
+  it('Whole: a table that has just been watched is not taken for one that nothing has touched', async () => {
+    const { hub, model, commit } = await loaded()
+    const before = commit(row(1), row(1, 0, 2))
+    // Watched anew under the same name: the catalog says so before the versions do.
+    const again = windowOf(channel('u', table(3)))
+    model.channels = [CHANNELS[0], again.channel]
+    await hub.refresh()
+    commit(row(2))
+    expect(hub.follow([ALL, OTHER], at(hub.head), { deliver: () => true, overtaken: () => undefined })).toBe(false)
+    const asked = hub.answer([ALL, OTHER], at(before))
+    await settled()
+    const born = model.startAnew(3)
+    hub.accept(born)
+    expect(await read(await asked)).toMatchObject({ since: null, version: born.number })
+  })
+})
+
 describe('a whole state', () => {
   it('is read once for all who ask at the same time', async () => {
     const { hub, source, commit } = await loaded()
