@@ -7,7 +7,7 @@ const common = { testTimeout: 60_000, hookTimeout: 60_000, pool: 'forks' as cons
   expect: { poll: { timeout: 15_000, interval: 20 } } }
 
 /** What the version of PostgreSQL decides: triggers, catalogs, types, privileges, timelines, logical replication, plans. The rest is ours alone. */
-const DECIDED_BY_VERSION = ['capture', 'drift', 'identity', 'rendering', 'roles', 'source', 'subscriber', 'watch']
+const DECIDED_BY_VERSION = ['capture', 'drift', 'identity', 'rendering', 'repeatable-read', 'roles', 'source', 'subscriber', 'watch']
 
 function databaseProject(major: number) {
   return {
