@@ -124,6 +124,13 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
       meter?.poll()
     },
     onError,
+  }).catch(async (error: unknown) => {
+    meter?.close()
+    registry.close()
+    await feeding.close()
+    hub.close()
+    await pool.end()
+    throw error
   })
   const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 }, guarded(app))
   guardConnections(server, guarded(app))

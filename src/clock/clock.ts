@@ -10,6 +10,7 @@ import { StartupError } from '../errors.ts'
 import { Bell, LEASE_MS } from './bell.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
 import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
+import { Trust } from './trust.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
@@ -137,6 +138,8 @@ export class Clock {
     let { number, bounds } = await this.#leap(connection)
     onHealthy()
     const bell = new Bell({ safetyMs: this.#safetyMs })
+    const trust = new Trust()
+    let wasRung = false
     while (!this.#closing()) {
       const startedMs = performance.now()
       const read = await this.#mint(connection, bounds, number + 1, null)
@@ -152,11 +155,15 @@ export class Clock {
         fence = null
       }
       const nowMs = performance.now()
+      if (wasRung) trust.afterRing({ found: read.version !== null, nowMs })
       const next = bell.afterRead({ found: read.version !== null, tookMs: nowMs - startedMs, nowMs, oldestInProgress })
       if (next.lease === 'renew') await this.#setLease(connection, LEASE_MS)
       else if (next.lease === 'give-back') bell.fenceTaken(await this.#giveBackLease(connection))
       const mostMs = this.#polls ? 50 : this.#safetyMs
-      await this.#wait(Math.min(next.waitMs, mostMs))
+      const waitMs = Math.min(next.waitMs, mostMs)
+      const restMs = Math.min(waitMs, trust.restMs(performance.now()))
+      if (restMs > 0) await delay(restMs)
+      wasRung = await this.#wait(waitMs - restMs)
     }
   }
 
@@ -203,7 +210,8 @@ export class Clock {
     return BigInt(rows[0]?.fence ?? 0)
   }
 
-  async #wait(ms: number): Promise<void> {
+  /** True if it was cut short. */
+  async #wait(ms: number): Promise<boolean> {
     if (!this.#wasRung && ms > 0) {
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, ms)
@@ -211,7 +219,9 @@ export class Clock {
       })
       this.#ring = undefined
     }
+    const wasRung = this.#wasRung
     this.#wasRung = false
+    return wasRung
   }
 
   #setLeading(isLeading: boolean, cause?: Error): void {

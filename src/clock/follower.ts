@@ -3,9 +3,11 @@
  * seconds in any case. Promise: versions are delivered once, ascending; a version this node holds but the table has lost (a crash
  * of PostgreSQL) and a new epoch are reported, never papered over.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import type { LoggedVersion } from '../contract/change.ts'
 import type { Pool } from '../database/pool.ts'
 import { CHANGES_BETWEEN, parseSnapshot, SEES_NOTHING, toChange, VERSIONS_AFTER, type ChangeRow, type VersionRow } from './log.ts'
+import { Trust } from './trust.ts'
 
 export interface FollowerOptions {
   readonly pool: Pool
@@ -32,6 +34,7 @@ interface FollowedRow extends VersionRow {
 
 export class Follower {
   readonly #options: FollowerOptions
+  readonly #trust = new Trust()
   #reading: Promise<void> | undefined
   #again = false
 
@@ -49,14 +52,22 @@ export class Follower {
   async #readAll(): Promise<void> {
     try {
       while (this.#again) {
+        await this.#rest()
         this.#again = false
+        const from = this.#options.head()
         // A full page: there may be more.
         while (await this.#readPage() === 100);
+        this.#trust.afterRing({ found: this.#options.head() > from, nowMs: performance.now() })
       }
     } finally {
       // At once: who calls from here on must not be given a reading that is over.
       this.#reading = undefined
     }
+  }
+
+  async #rest(): Promise<void> {
+    const restMs = this.#trust.restMs(performance.now())
+    if (restMs > 0) await delay(restMs)
   }
 
   async #readPage(): Promise<number> {

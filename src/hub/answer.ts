@@ -40,6 +40,12 @@ interface Rendering {
 /** An answer on its way: the parts as the database gives them. */
 type Opened = Omit<Delta, 'parts'> & { readonly parts: AsyncIterable<Part> }
 
+interface Sharing {
+  /** Under which name a small rendering is kept. Default: the key. */
+  readonly keyOf?: (delta: Opened) => string
+  readonly atLeast?: number
+}
+
 export interface AnswererOptions {
   readonly source: ChangeSource
   readonly cacheBytes: number
@@ -100,8 +106,11 @@ export class Answerer {
     return this.#share(key, () => Promise.resolve({ since: question.since, version: question.version, parts: this.#readLog(question) }))
   }
 
-  /** The whole state, or RangeLost when it must be asked anew; `lastTouched` names it by the last version that touched the windows at or below the one read. */
-  state(windows: readonly Window[], lastTouched: (upTo: number) => number): Promise<Delta> {
+  /**
+   * The whole state at `atLeast` or later, or RangeLost when it must be asked anew; `lastTouched` names it by the last version that
+   * touched the windows at or below the one read.
+   */
+  state(windows: readonly Window[], lastTouched: (upTo: number) => number, atLeast: number): Promise<Delta> {
     const key = `state ${windows.map(windowKey).join(' ')}`
     const current = this.#rendered.get(`${key} ${lastTouched(Infinity)}`)
     if (current !== undefined) return Promise.resolve({ since: null, version: lastTouched(Infinity), parts: current })
@@ -118,14 +127,17 @@ export class Answerer {
         throw error
       }
       return { since: null, version: lastTouched(reading.version), parts: renderState(windows, reading) }
-    }, (delta) => `${key} ${delta.version}`)
+    }, { keyOf: (delta) => `${key} ${delta.version}`, atLeast })
   }
 
   /** One reading for all who ask the same at the same time. What turns out small is kept, what is large is shared while it is written. */
-  async #share(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string = () => key): Promise<Delta> {
+  async #share(key: string, open: () => Promise<Opened>, { keyOf = () => key, atLeast = 0 }: Sharing = {}): Promise<Delta> {
     const kept = this.#flights.get(key)
     const delta = kept === undefined ? null : handOut(await kept)
-    return delta ?? this.#begin(key, open, keyOf)
+    if (delta !== null && delta.version >= atLeast) return delta
+    // One that was begun too early for this reader: the client's next state must not be older than what it has.
+    if (delta !== null) await discard(delta)
+    return this.#begin(key, open, keyOf)
   }
 
   async #begin(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string): Promise<Delta> {

@@ -308,7 +308,7 @@ export class Hub {
   async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {
     await this.#birth(given)
     const since = cursor === null ? null : await this.#startingPoint(this.#current(given), cursor)
-    if (since === null) return this.#reset(given)
+    if (since === null) return this.#reset(given, cursor)
     const windows = this.#current(given)
     const version = this.#history.lastTouched(windows)
     if (version <= since) return UNCHANGED
@@ -318,7 +318,7 @@ export class Hub {
     try {
       return { kind: 'delta', ...await this.#answerer.deltaFromLog(question) }
     } catch (error) {
-      if (error instanceof RangeLost) return this.#reset(given)
+      if (error instanceof RangeLost) return this.#reset(given, cursor)
       throw error
     }
   }
@@ -347,11 +347,11 @@ export class Hub {
     return false
   }
 
-  async #reset(given: readonly Window[]): Promise<Answer> {
+  async #reset(given: readonly Window[], cursor: Version | null): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {
       const windows = this.#current(given)
       try {
-        return { kind: 'delta', ...await this.#answerer.state(windows, (upTo) => this.#history.lastTouched(windows, upTo)) }
+        return { kind: 'delta', ...await this.#answerer.state(windows, (upTo) => this.#history.lastTouched(windows, upTo), this.#lastTouchedFor(windows, cursor)) }
       } catch (error) {
         if (!(error instanceof RangeLost)) throw error
         // A table that is truncated again and again, or gone, would keep us here for ever.
@@ -359,6 +359,11 @@ export class Hub {
         await this.refresh()
       }
     }
+  }
+
+  /** The oldest state that is news to who holds `cursor`. */
+  #lastTouchedFor(windows: readonly Window[], cursor: Version | null): number {
+    return cursor?.epoch === this.epoch && this.#history.wasIssued(cursor.number) ? this.#history.lastTouched(windows, cursor.number) : 0
   }
 
   #report(error: unknown): void {

@@ -1,8 +1,9 @@
 /** Anybody who may connect may NOTIFY on the channel of the bell. Whatever is sent, and however much: nobody is the poorer for it. */
 import type { Client } from 'pg'
-import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
+import { beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest'
 import { startChildServer } from '../support/child-server.ts'
 import { createDatabase, type TestDatabase } from '../support/database.ts'
+import { startNode } from '../support/node.ts'
 import { Following } from '../support/replica.ts'
 import { startTestServer } from '../support/server.ts'
 
@@ -96,5 +97,36 @@ describe('a flood of notifications', () => {
     expect(after - before).toBeLessThan(100e6)
     expect([following.faults, following.replica.resets]).toEqual([[], 1])
     await expect.poll(async () => (await fetch(`${server.url}/readyz`)).status).toBe(200)
+  })
+})
+
+describe('a flood of forged notices', () => {
+  /** Sends them one a transaction, since equal ones of a transaction are sent once, until `most` were sent. */
+  async function forge(payload: string, most: number): Promise<number> {
+    const startedMs = performance.now()
+    const senders = await Promise.all([1, 2, 3, 4].map(connectAsNobody))
+    let sent = 0
+    await Promise.all(senders.map(async (sender) => {
+      for (; sent < most; sent += 1) await sender.query(`notify freshet, '${payload}'`)
+    }))
+    return (performance.now() - startedMs) / 1_000
+  }
+
+  it('makes neither the leader nor a follower read more than a few dozen times a second', { timeout: 60_000 }, async () => {
+    const leader = await startTestServer({ database })
+    const follower = startNode(database, { neverLeads: true })
+    await follower.hub.load()
+    const clockReads = vi.spyOn(leader.server.hub.freshness, 'contact')
+    const followerReads = vi.spyOn(follower.pool, 'query')
+    for (const [payload, reads] of [['bell', clockReads], ['version', followerReads]] as const) {
+      reads.mockClear()
+      const seconds = await forge(payload, 10_000)
+      console.log(`10,000 forged "${payload}" in ${seconds.toFixed(1)} s: ${Math.round(reads.mock.calls.length / seconds)} reads a second`)
+      expect(reads.mock.calls.length).toBeLessThan(60 * seconds + 20)
+    }
+    const { version } = await leader.poll('items')
+    await database.query('update items set n = n + 1')
+    expect(await leader.pollUntilChanged('items', version)).toMatchObject({ reset: false })
+    await leader.close()
   })
 })

@@ -166,6 +166,23 @@ describe('what this node has not seen yet', () => {
     expect(await hub.answer([ALL], at(known))).toMatchObject({ since: known, version: elsewhere.number })
   })
 
+  it('Ordered: a state that was begun for somebody else is not given to who has a later version', async () => {
+    const { hub, model, source, commit } = await loaded({ ringBytes: 1 })
+    const begun = commit(row(1))
+    const gate = holdUp(source, 'state')
+    const early = hub.answer([ALL], null)
+    await settled()
+    const held = commit(row(2))
+    commit(row(3))
+    const newest = commit(row(4))
+    model.floor = newest
+    const late = hub.answer([ALL], at(held))
+    await settled()
+    gate.open()
+    expect(await read(await early)).toMatchObject({ since: null, version: begun })
+    expect(await read(await late)).toMatchObject({ since: null, version: newest })
+  })
+
   it('Whole: a table that has just been watched is not taken for one that nothing has touched', async () => {
     const { hub, model, commit } = await loaded()
     const before = commit(row(1), row(1, 0, 2))
