@@ -156,7 +156,7 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     await query(`create subscription s connection 'host=127.0.0.1 port=${port} user=${username} password=${password} dbname=${pathname.slice(1)}'
       publication p with (create_slot = false, slot_name = '${slot}')`)
     try {
-      const until = async (count: number) => expect.poll(async () => (await linesOf(database, t)).length, { timeout: 20_000, interval: 50 }).toBe(count)
+      const until = async (count: number) => expect.poll(async () => (await linesOf(database, t)).length, { timeout: 30_000, interval: 50 }).toBe(count)
       await until(1)
       await publisher.query(`insert into ${t} values (2, 'b'), (3, 'c')`)
       await publisher.query(`update ${t} set id = 4, v = 'moved' where id = 3`)
@@ -170,7 +170,7 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
       await query('alter subscription s disable')
       await query('alter subscription s set (slot_name = none)')
       await query('drop subscription s')
-      await expect.poll(() => publisher.query(`select from pg_replication_slots where slot_name = '${slot}' and not active`), { timeout: 10_000 }).toHaveLength(1)
+      await expect.poll(() => publisher.query(`select from pg_replication_slots where slot_name = '${slot}' and not active`), { timeout: 30_000 }).toHaveLength(1)
       await publisher.query(`select pg_drop_replication_slot('${slot}')`)
     }
   })

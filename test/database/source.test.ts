@@ -299,6 +299,6 @@ function add(rows: Map<string, number>, row: string): void {
 }
 
 async function waitFor(node: { readonly hub: { readonly head: number } }, number: number): Promise<number> {
-  await vi.waitUntil(() => node.hub.head > number, { interval: 1, timeout: 10_000 })
+  await vi.waitUntil(() => node.hub.head > number, { interval: 1, timeout: 30_000 })
   return node.hub.head
 }

@@ -18,7 +18,7 @@ async function subscribe(publisher: TestDatabase, subscriber: TestDatabase): Pro
     await subscriber.query('alter subscription s disable')
     await subscriber.query('alter subscription s set (slot_name = none)')
     await subscriber.query('drop subscription s')
-    await expect.poll(() => publisher.query(`select pg_drop_replication_slot('${slot}')`).then(() => true, () => false), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => publisher.query(`select pg_drop_replication_slot('${slot}')`).then(() => true, () => false), { timeout: 30_000 }).toBe(true)
   })
 }
 
@@ -32,11 +32,11 @@ describe.skipIf(!hasPostgres)('a subscriber', () => {
     for (let round = 1; round <= 5; round += 1) {
       const before = node.minted.length
       await publisher.query(`begin; insert into t select n, 0 from generate_series(${round * 100}, ${round * 100 + 9}) n; update t set v = v + 1; delete from t where id % 100 = 3; commit`)
-      await expect.poll(() => node.minted.length, { timeout: 20_000 }).toBe(before + 1)
+      await expect.poll(() => node.minted.length, { timeout: 30_000 }).toBe(before + 1)
       await expectReplayEqualsTable(subscriber, 'public.t')
     }
     await publisher.query('truncate t; insert into t values (1, 1)')
-    await expect.poll(() => node.minted.at(-1)?.reset.length, { timeout: 20_000 }).toBe(1)
+    await expect.poll(() => node.minted.at(-1)?.reset.length, { timeout: 30_000 }).toBe(1)
     await expectReplayEqualsTable(subscriber, 'public.t')
     expect(await subscriber.query('select * from t')).toEqual(await publisher.query('select * from t'))
   })

@@ -46,7 +46,7 @@ export function describeStreams(cached: () => CachedServer): void {
       const { hub } = cached().server.server
       expect(hub.size.followers).toBeGreaterThanOrEqual(20)
       for (const stream of streams) stream.close()
-      await expect.poll(() => hub.size.followers, { timeout: 10_000 }).toBe(0)
+      await expect.poll(() => hub.size.followers, { timeout: 30_000 }).toBe(0)
     })
 
     it('outlives the only node', async () => {
@@ -54,7 +54,7 @@ export function describeStreams(cached: () => CachedServer): void {
       const replica = new Replica()
       const source = new EventSource(url + STREAM)
       source.onmessage = ({ data }) => { replica.apply(JSON.parse(String(data)) as Delta) }
-      await expect.poll(() => replica.version, { timeout: 10_000 }).not.toBeNull()
+      await expect.poll(() => replica.version, { timeout: 30_000 }).not.toBeNull()
       await server.close()
       await add(7_002)
       await expect.poll(() => source.readyState).toBe(source.CONNECTING)
@@ -75,7 +75,7 @@ export function describeNodes(start: (...nodes: readonly string[]) => Promise<{ 
     const staying = await startTestServer({ database: leaving.database, environment })
     const { url } = await start(leaving.url, staying.url)
     const followings = Array.from({ length: 8 }, () => new Following().start(() => url, 'items'))
-    await expect.poll(() => followings.every(({ replica }) => replica.version !== null), { timeout: 10_000 }).toBe(true)
+    await expect.poll(() => followings.every(({ replica }) => replica.version !== null), { timeout: 30_000 }).toBe(true)
     expect(leaving.server.hub.size.followers).toBeGreaterThan(0)
 
     const gone = leaving.server.close().then(() => true)
@@ -90,7 +90,7 @@ export function describeNodes(start: (...nodes: readonly string[]) => Promise<{ 
 
     await leaving.database.query('insert into public.items values (1)')
     for (const following of followings) {
-      await expect.poll(() => following.values('id'), { timeout: 20_000 }).toEqual([1])
+      await expect.poll(() => following.values('id'), { timeout: 30_000 }).toEqual([1])
       expect(following.faults).toEqual([])
       expect(following.replica.resets).toBe(1)
       await following.stop()

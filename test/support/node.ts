@@ -74,7 +74,7 @@ export function startNode(database: TestDatabase, { isDeaf = false, neverLeads =
 /** A node, once it leads. */
 export async function startLeader(database: TestDatabase, options: NodeOptions = {}): Promise<TestNode> {
   const node = startNode(database, options)
-  await vi.waitUntil(() => node.clock.isLeading, { interval: 10, timeout: 15_000 })
+  await vi.waitUntil(() => node.clock.isLeading, { interval: 10, timeout: 30_000 })
   return node
 }
 
@@ -83,7 +83,7 @@ export async function delayOf(node: TestNode, tableId: number, work: () => Promi
   const before = node.versions.length
   await work()
   const startedMs = performance.now()
-  await vi.waitUntil(() => node.versions.slice(before).some(({ touched }) => touched.includes(tableId)), { interval: 5, timeout: 15_000 })
+  await vi.waitUntil(() => node.versions.slice(before).some(({ touched }) => touched.includes(tableId)), { interval: 5, timeout: 30_000 })
   return performance.now() - startedMs
 }
 

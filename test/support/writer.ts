@@ -37,7 +37,7 @@ export async function rowsOfT(database: TestDatabase): Promise<readonly string[]
 export async function expectTruth(database: TestDatabase, followings: readonly Following[]): Promise<void> {
   const truth = await rowsOfT(database)
   for (const following of followings) {
-    await expect.poll(() => [...following.replica.rows.values()].map((row) => JSON.stringify(row)).sort(), { timeout: 20_000 }).toEqual(truth)
+    await expect.poll(() => [...following.replica.rows.values()].map((row) => JSON.stringify(row)).sort(), { timeout: 30_000 }).toEqual(truth)
     expect(following.faults).toEqual([])
   }
 }
