@@ -32,10 +32,10 @@ export class LatencyMeter {
     this.#forget(at)
   }
 
-  /** The server has committed a vote for option `id`. */
-  committed(id, committedAt) {
-    const index = this.#arrivals.findIndex((seen) => seen.id === id && seen.at >= committedAt - ROUNDING_MS)
-    if (index >= 0) this.#sample(this.#arrivals.splice(index, 1)[0].at - committedAt)
+  /** The server has committed a vote for option `id`, which took `tookMs`: a busy server may see the end of it after the Delta has left. */
+  committed(id, committedAt, tookMs = 0) {
+    const index = this.#arrivals.findIndex((seen) => seen.id === id && seen.at >= committedAt - tookMs - ROUNDING_MS)
+    if (index >= 0) this.#sample(Math.max(0, this.#arrivals.splice(index, 1)[0].at - committedAt))
     else this.#waiting.push({ id, committedAt })
   }
 

@@ -105,7 +105,8 @@ export class PollView {
       const response = await fetch(VOTES_PATH, { method: 'POST', headers: { 'content-type': 'application/json' }, body })
       if (!response.ok) return await this.#refused(response)
       const committedAt = Number(response.headers.get('Freshet-Committed-At') ?? NaN)
-      if (committedAt > 0) this.meter.committed(id, committedAt)
+      const tookMs = Number(/dur=([\d.]+)/.exec(response.headers.get('Server-Timing') ?? '')?.[1] ?? 0)
+      if (committedAt > 0) this.meter.committed(id, committedAt, tookMs)
       this.#on.measured(this.meter)
       this.#on.notice(null)
     } catch {
