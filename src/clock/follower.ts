@@ -21,7 +21,7 @@ export interface FollowerOptions {
   readonly onRupture: () => Promise<void>
 }
 
-/** A small question, asked every few seconds: it is the first to notice that nobody answers. */
+/** Small questions, asked every few seconds: they are the first to notice that nobody answers. */
 const PATIENCE = { query_timeout: 10_000 }
 
 interface FollowedRow extends VersionRow {
@@ -98,7 +98,7 @@ export class Follower {
     }
     if (version.touched.length === 0) return { ...version, changes: [] }
     const { xmax, inProgress } = parseSnapshot(row.previous_snapshot ?? SEES_NOTHING)
-    const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, values: [xmax, inProgress, row.snapshot] })
+    const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, ...PATIENCE, values: [xmax, inProgress, row.snapshot] })
     // Fewer than were numbered: too large to be carried, or the log has turned. Whoever needs them asks the log, and is told.
     return { ...version, changes: rows.length === Number(row.changes) ? rows.map(toChange) : null }
   }
