@@ -12,6 +12,7 @@ export interface TestDatabase {
   query<Row extends pg.QueryResultRow>(sql: string, values?: readonly unknown[]): Promise<Row[]>
   /** A connection of its own, closed with the database. */
   connect(): Promise<pg.Client>
+  /** Safe to call twice. */
   drop(): Promise<void>
 }
 
@@ -57,8 +58,8 @@ export function openDatabase(url: string): TestDatabase {
       return client
     },
     async drop() {
-      await Promise.all(clients.map((client) => client.end().catch(() => undefined)))
-      await pool.end()
+      await Promise.all(clients.splice(0).map((client) => client.end().catch(() => undefined)))
+      if (!pool.ending) await pool.end()
     },
   }
 }
