@@ -39,13 +39,13 @@ describe.skipIf(!hasPostgres)('the advice after a restart', () => {
     const neighbour = await startTestServer({ database })
     const [busy, calm] = [await advised(before, 'busy'), await advised(before, 'calm')]
     // A node that knew nothing of the past would say 5 seconds of both.
-    expect(calm).toBeGreaterThan(3 * busy)
     expect(calm).toBeGreaterThan(10_000)
     await before.close()
     const after = await startTestServer({ database })
+    // Each may have been moved by half its length, to a moment that is free.
     for (const node of [neighbour, after]) {
-      expect(Math.abs(Math.log(await advised(node, 'busy') / busy))).toBeLessThan(Math.log(2))
-      expect(Math.abs(Math.log(await advised(node, 'calm') / calm))).toBeLessThan(Math.log(1.5))
+      expect(Math.abs(Math.log(await advised(node, 'busy') / busy))).toBeLessThan(Math.log(3.1))
+      expect(Math.abs(Math.log(await advised(node, 'calm') / calm))).toBeLessThan(Math.log(3.1))
     }
   })
 
