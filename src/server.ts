@@ -27,7 +27,7 @@ import { Hub } from './hub/hub.ts'
 import { Advisor } from './pace/advisor.ts'
 import { Capacity } from './pace/capacity.ts'
 import { createReadiness, describeNode, logSize, Tally } from './status.ts'
-import { addressOf, createApp, POLL_ROUTE, type Vote } from './transport/app.ts'
+import { createApp, POLL_ROUTE, type AppOptions, type Vote } from './transport/app.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
@@ -104,36 +104,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const drainDeadlineMs = options.streams?.drainDeadlineMs ?? DRAIN_DEADLINE_MS
   const pages = new PageStore()
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
-  const app = await createApp({
-    hub,
-    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advisor, draining: draining.signal }),
-    sse: new SseEndpoint({
-      hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs }, addressOf, onError, onConflated: () => metrics.conflated(),
-    }),
-    changesPerMinute: (channel) => advisor.commitsPerMinute(channel),
-    readiness: createReadiness(node),
-    metrics: () => metrics.text(),
-    vote: options.vote,
-    isDraining: () => draining.signal.aborted,
-    rateLimit: config.rateLimit,
-    trustProxy: config.trustProxy,
-    onRequest: (route, status) => {
-      metrics.request(route, status)
-      if (route !== POLL_ROUTE) return
-      tally.poll()
-      meter?.poll()
-    },
-    onError,
-  }).catch(async (error: unknown) => {
-    meter?.close()
-    registry.close()
-    await feeding.close()
-    hub.close()
-    await pool.end()
-    throw error
-  })
-  const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 }, guarded(app))
-  guardConnections(server, guarded(app))
+  const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 })
   const reporting = setInterval(() => {
     describeNode(node, tally).then((figures) => log.info(figures, 'minute')).catch(onError)
   }, MINUTE_MS)
@@ -150,7 +121,31 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     await pages.close()
     await pool.end()
   }
+  const appOptions: AppOptions = {
+    hub,
+    poll: new PollEndpoint({ hub, pages, drainDeadlineMs, advisor, draining: draining.signal }),
+    sse: new SseEndpoint({
+      hub, registry, limits: { maxBacklogBytes: 256 * 1024, drainDeadlineMs }, onError, onConflated: () => metrics.conflated(),
+    }),
+    changesPerMinute: (channel) => advisor.commitsPerMinute(channel),
+    readiness: createReadiness(node),
+    metrics: () => metrics.text(),
+    vote: options.vote,
+    isDraining: () => draining.signal.aborted,
+    rateLimit: config.rateLimit,
+    trustProxy: config.trustProxy,
+    onRequest: (route, status) => {
+      metrics.request(route, status)
+      if (route !== POLL_ROUTE) return
+      tally.poll()
+      meter?.poll()
+    },
+    onError,
+  }
   try {
+    const app = guarded(await createApp(appOptions))
+    server.on('request', app)
+    guardConnections(server, app)
     await listen(server, config)
   } catch (error) {
     await stop()

@@ -6,7 +6,6 @@ import { readFile } from 'node:fs/promises'
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
-import { ipKeyGenerator, MemoryStore, rateLimit } from 'express-rate-limit'
 import helmet from 'helmet'
 import { parse as parseYaml } from 'yaml'
 import type { Channel, Readiness } from '../contract/names.ts'
@@ -14,10 +13,10 @@ import { parseChannelName, parseManyStream, parseNothing } from '../contract/req
 import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
-import { Spread } from '../pace/spread.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
 import { pollLane } from './lane.ts'
-import { answerFailure, methods, problemHandler, sendProblem } from './problem.ts'
+import { RateLimit } from './limit.ts'
+import { answerFailure, methods, problemHandler } from './problem.ts'
 import type { PollEndpoint } from './poll.ts'
 import type { SseEndpoint } from './sse.ts'
 
@@ -46,8 +45,6 @@ const JSON_TYPE = 'application/json; charset=utf-8'
 export const POLL_ROUTE = '/v1/channels/:channel/changes'
 
 const GET = ['GET', 'HEAD', 'OPTIONS']
-/** Those who are turned away come back one by one. */
-const RETRY_WITHIN_SECONDS = 10
 const root = new URL('../../', import.meta.url)
 
 const CONTENT_SECURITY = {
@@ -60,8 +57,7 @@ const CONTENT_SECURITY = {
 
 export async function createApp(options: AppOptions): Promise<RequestListener> {
   const app = express()
-  const hits = new MemoryStore()
-  const rateLimited = createRefusal()
+  const limit = new RateLimit(options.rateLimit)
   app.disable('x-powered-by')
   // The contract parses queries by itself, strictly.
   app.set('query parser', false)
@@ -75,7 +71,7 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
   })
   serveOperations(app, options)
   app.use('/v1', crossOrigin(options.hub))
-  if (options.rateLimit > 0) app.use(limitRate({ perSecond: options.rateLimit, hits, sse: options.sse, rateLimited }))
+  app.use(limit.middleware((response) => options.sse.refuse(response)))
   serveChannels(app, options)
   await serveDocuments(app)
   serveDemo(app, options)
@@ -84,11 +80,11 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
     throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
-  return takePolls(app, options, { hits, rateLimited })
+  return takePolls(app, options, limit)
 }
 
 /** The steps of the plain way that a poll takes, in their order. */
-function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, rateLimit: limit, trustProxy }: AppOptions, { hits, rateLimited }: RateLimiting): RequestListener {
+function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
   return pollLane({
     find: (name) => hub.find(name),
     isDraining,
@@ -97,12 +93,11 @@ function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, ra
       if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
       response.once('close', () => onRequest(POLL_ROUTE, response.statusCode))
       forbidSniffing(response)
-      varyPoll(response)
       if (isPublic) openToAnyOrigin(response)
     },
     async answer(request, response, channel) {
       try {
-        if (limit > 0 && (await hits.increment(ipKeyGenerator(addressOf(request)))).totalHits > limit) throw rateLimited()
+        await limit.admit(request)
         await poll.answer(request, response, channel, rawQuery(request))
       } catch (error) {
         answerFailure(response, error, onError)
@@ -113,11 +108,6 @@ function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, ra
 
 function forbidSniffing(response: ServerResponse): void {
   response.setHeader('X-Content-Type-Options', 'nosniff')
-}
-
-/** Refusals, of whatever kind, vary by the same headers as the answer they stand for. */
-function varyPoll(response: ServerResponse): void {
-  response.setHeader('Vary', 'Prefer, Accept-Encoding')
 }
 
 function openToAnyOrigin(response: ServerResponse): void {
@@ -251,7 +241,6 @@ function servePages(app: Express): void {
 /** Public channels are for any page; the others for none, not even one of them among others. */
 function crossOrigin(hub: Hub): RequestHandler {
   return (request, response, next) => {
-    if (/^\/channels\/[^/]+\/changes\/?$/.test(request.path)) varyPoll(response)
     const names = channelNames(request)
     if (!hub.channels.some(({ name, isPublic }) => !isPublic && names.includes(name))) {
       openToAnyOrigin(response)
@@ -271,33 +260,6 @@ function channelNames(request: Request): readonly string[] {
     if (kind === 'stream') return parseManyStream(rawQuery(request), {}).channels
   } catch { /* refused further on, whoever asks */ }
   return []
-}
-
-/** What the two ways share: who has asked how often this second, and what the one too many is told. */
-interface RateLimiting {
-  readonly hits: MemoryStore
-  readonly rateLimited: () => ApiError
-}
-
-function createRefusal(): () => ApiError {
-  const spread = new Spread()
-  return () => new ApiError('rate_limited', 'Too many requests from this address.', { retryAfterSeconds: RETRY_WITHIN_SECONDS * spread.next() })
-}
-
-function limitRate({ perSecond, hits, rateLimited, sse }: RateLimiting & { readonly perSecond: number; readonly sse: SseEndpoint }): RequestHandler {
-  return rateLimit({
-    windowMs: 1_000, limit: perSecond, store: hits, keyGenerator: (request) => ipKeyGenerator(addressOf(request)), standardHeaders: false, legacyHeaders: false, validate: false,
-    handler: (request, response) => {
-      // EventSource would take a 429 for the last word.
-      if (request.method === 'GET' && /^\/v1\/(?:channels\/[^/]+\/)?stream\/?$/.test(request.path)) sse.refuse(response)
-      else sendProblem(response, rateLimited())
-    },
-  })
-}
-
-/** The client's: the one that Express makes out for a request of its own, else that of the connection. */
-export function addressOf(request: IncomingMessage): string {
-  return ('ip' in request ? String(request.ip) : request.socket.remoteAddress) ?? ''
 }
 
 function countRequests(onRequest: AppOptions['onRequest']): RequestHandler {

@@ -9,7 +9,7 @@ import { sendProblem, sendProblemRaw } from './problem.ts'
 
 const MAX_ADDRESS_BYTES = 8_192
 
-/** Addresses every answer of which names what it varies by, whoever gives it. */
+/** Every answer to these addresses, refusals of whatever kind included, names what it varies by. */
 const CHANGES = /^\/v1\/channels\/[^/?]+\/changes\/?(?:\?|$)/
 
 /** Options of the server that go with the guard: Node's own answer to a missing Host has no body. */
@@ -19,6 +19,7 @@ export const GUARDED = { requireHostHeader: false, maxHeaderSize: 32 * 1024 } as
 export function guarded(app: RequestListener): RequestListener {
   return (request, response) => {
     const url = originForm(request.url ?? '')
+    if (CHANGES.test(url)) response.setHeader('Vary', 'Prefer, Accept-Encoding')
     const fault = faultOf(request, url)
     if (fault === null) {
       request.url = url
@@ -27,7 +28,6 @@ export function guarded(app: RequestListener): RequestListener {
     }
     // What follows on this connection cannot be trusted to be what it seems.
     response.setHeader('Connection', 'close')
-    if (CHANGES.test(url)) response.setHeader('Vary', 'Prefer, Accept-Encoding')
     sendProblem(response, fault)
   }
 }

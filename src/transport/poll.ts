@@ -13,6 +13,7 @@ import type { Follower } from '../hub/feed.ts'
 import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
 import type { Asking, Advisor } from '../pace/advisor.ts'
 import type { Advice } from '../pace/pace.ts'
+import { drained } from './drained.ts'
 import { deltaHead } from './frame.ts'
 import type { Page, PageStore } from './pages.ts'
 import { header } from './sse.ts'
@@ -232,24 +233,7 @@ async function writeStreamed(response: ServerResponse, { head, parts, tail, dead
     if (changes.length === 0) continue
     if (!isFirst) response.write(',')
     isFirst = false
-    if (!response.write(changes)) await drainedOrClosed(response, deadlineMs)
+    if (!response.write(changes)) await drained(response, deadlineMs)
   }
   response.end(tail)
-}
-
-function drainedOrClosed(response: ServerResponse, deadlineMs: number): Promise<void> {
-  return new Promise((resolve) => {
-    const settle = (): void => {
-      response.setTimeout(0)
-      response.off('drain', settle).off('close', settle).off('timeout', cut)
-      resolve()
-    }
-    const cut = (): void => {
-      response.destroy()
-      settle()
-    }
-    // The socket's own: it begins anew whenever some bytes were taken.
-    response.setTimeout(deadlineMs)
-    response.on('drain', settle).on('close', settle).on('timeout', cut)
-  })
 }

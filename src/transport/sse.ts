@@ -9,6 +9,7 @@ import { parseManyStream, parseStream, type StreamCursor } from '../contract/req
 import { toApiError } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import { frameRetry } from './frame.ts'
+import { addressOf } from './limit.ts'
 import { Opening } from './opening.ts'
 import type { StreamRegistry } from './registry.ts'
 import { Stream, type StreamLimits, type StreamOptions } from './stream.ts'
@@ -18,7 +19,6 @@ export interface SseOptions {
   readonly hub: Hub
   readonly registry: StreamRegistry
   readonly limits: StreamLimits
-  readonly addressOf: (request: IncomingMessage) => string
   readonly onError: (error: unknown) => void
   readonly onConflated: () => void
 }
@@ -84,7 +84,7 @@ export class SseEndpoint {
       response.writeHead(200, HEAD).end()
       return
     }
-    const { registry, addressOf } = this.#options
+    const { registry } = this.#options
     const opening = new Opening(request, response, HEAD)
     await createSession(opening, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
     // The registry is asked as late as this: many at once would all have seen the same free place.

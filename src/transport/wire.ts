@@ -4,6 +4,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { drained } from './drained.ts'
 import type { Frame } from './frame.ts'
 import { takeSocket } from './takeover.ts'
 
@@ -47,27 +48,7 @@ export class Wire {
 
   /** Resolves to true when all has been taken, to false when the client is gone or cut because it took nothing at all for `deadlineMs`. */
   drained(deadlineMs: number): Promise<boolean> {
-    const target = this.#target
-    if (!this.isOpen) return Promise.resolve(false)
-    if (target.writableLength === 0) return Promise.resolve(true)
-    return new Promise((resolve) => {
-      const settle = (isDrained: boolean): void => {
-        target.setTimeout(0)
-        target.off('drain', onDrain).off('close', onClose).off('timeout', onTimeout)
-        resolve(isDrained)
-      }
-      const onDrain = (): void => settle(this.isOpen)
-      const onClose = (): void => settle(false)
-      const onTimeout = (): void => {
-        target.destroy()
-        settle(false)
-      }
-      // The socket's own: it begins anew whenever some bytes were taken, so that a slow reader of much is not cut.
-      target.setTimeout(deadlineMs)
-      target.on('drain', onDrain).on('close', onClose).on('timeout', onTimeout)
-      // Below the high-water mark `write` never promised a drain event.
-      if (!target.writableNeedDrain) target.write('', () => settle(this.isOpen))
-    })
+    return drained(this.#target, deadlineMs)
   }
 
   end(last: Frame): void {

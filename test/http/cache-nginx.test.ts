@@ -7,10 +7,11 @@ import { join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { describeNodes, describeStreams } from '../support/cached-streams.ts'
 import { describeCache, expectNoNode, startCached, type CachedServer } from '../support/cache.ts'
-import { adapt, freePort } from '../support/daemon.ts'
+import { adapt } from '../support/daemon.ts'
 import { hasNginx, startNginx, type Nginx } from '../support/nginx.ts'
 import { Following } from '../support/replica.ts'
 import { findExecutable, requireTool } from '../support/tools.ts'
+import { freePort } from '../support/ports.ts'
 
 const openssl = findExecutable('openssl')
 const hasOpenssl = requireTool('openssl', openssl !== null)

@@ -1,10 +1,11 @@
 /** `deploy/varnish.vcl` as it stands, but for the address of the node. */
 import { readFile } from 'node:fs/promises'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { adapt, freePort } from '../support/daemon.ts'
+import { adapt } from '../support/daemon.ts'
 import { describeNodes, describeStreams } from '../support/cached-streams.ts'
 import { describeCache, expectNoNode, startCached, type CachedServer } from '../support/cache.ts'
 import { hasVarnish, startVarnish, type Varnish } from '../support/varnish.ts'
+import { freePort } from '../support/ports.ts'
 
 async function startFront(...nodes: readonly string[]): Promise<Varnish> {
   const vcl = await readFile(new URL('../../deploy/varnish.vcl', import.meta.url), 'utf8')

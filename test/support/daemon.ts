@@ -2,10 +2,10 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
-import { connect, createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { closeAtEnd } from './cleanup.ts'
+import { isListening } from './ports.ts'
 
 export interface Daemon {
   signal(name: NodeJS.Signals): void
@@ -47,27 +47,6 @@ export async function startDaemon(program: string, args: readonly string[], port
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
   return { signal: (name) => { child.kill(name) }, get output() { return output }, stop }
-}
-
-/** A port that nobody has, a moment ago. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-function isListening(port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ host: '127.0.0.1', port })
-    const settle = (isThere: boolean): void => {
-      socket.destroy()
-      resolve(isThere)
-    }
-    socket.on('connect', () => settle(true)).on('error', () => settle(false))
-  })
 }
 
 /** A configuration with each of the given texts replaced by another; all have to be there. */

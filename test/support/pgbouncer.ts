@@ -2,7 +2,8 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { serverUser } from '../../src/database/embedded-files.ts'
-import { freePort, startDaemon, temporaryDirectory } from './daemon.ts'
+import { startDaemon, temporaryDirectory } from './daemon.ts'
+import { freePort } from './ports.ts'
 import { findExecutable, requireTool } from './tools.ts'
 
 const program = findExecutable('pgbouncer', ['/usr/sbin'])

@@ -1,7 +1,8 @@
 /** A real Varnish in front of a test's server. */
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { freePort, startDaemon, temporaryDirectory } from './daemon.ts'
+import { startDaemon, temporaryDirectory } from './daemon.ts'
+import { freePort } from './ports.ts'
 import { findExecutable, requireTool } from './tools.ts'
 
 export interface Varnish {

@@ -4,13 +4,12 @@
  */
 import { closeSync, openSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
-import { createServer, type AddressInfo } from 'node:net'
-import { once } from 'node:events'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { openFaultProxy, type FaultProxy } from '../support/fault-proxy.ts'
+import { freePort } from '../support/ports.ts'
 import { startServerProcess, type ServerProcess } from '../support/server-process.ts'
 import { Postgres } from './postgres.ts'
 import { TABLES } from './schema.ts'
@@ -149,15 +148,6 @@ export class World {
   async #measure(process: ServerProcess | null): Promise<void> {
     this.peakBytes = Math.max(this.peakBytes, await process?.peakBytes() ?? 0)
   }
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
-  return port
 }
 
 /** Tries until it works. Throws the last error after `deadlineMs`. */
