@@ -106,8 +106,8 @@ class Link {
   #carry(from: Socket, to: Socket): void {
     let sending: Promise<void> = Promise.resolve()
     from.on('error', () => undefined)
-    // What came before the end is still handed on; a dead network does not even hand on the end.
-    from.on('close', () => void sending.then(() => { if (!this.isDead && !this.#faults.isSilent) to.destroy(); else this.isDead = true }))
+    // What came before the end is still handed on; a dead network does not even hand on the end, a mended one does.
+    from.on('close', () => void sending.then(() => { if (this.#faults.isSilent) this.isDead = true; else to.destroy() }))
     from.on('data', (chunk: Buffer) => {
       if (this.isDead || this.#faults.isSilent) {
         this.isDead = true
