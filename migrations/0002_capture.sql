@@ -60,13 +60,34 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   end
 $$;
 
--- One side of what a statement or a row touched: a query with `key_1`, `key_2`, …, `key`, `given_row` and `old_filters`.
+-- The key of `touched` as row_to_json would render it. Nothing in a primary key is null.
+create function freshet.rendered_key(watched freshet.tables) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format('%L || to_json(touched.key_%s)::text', case when position > 1 then ',' else '{' end || to_json(name) || ':', position),
+    ' || ' order by position) || format(' || %L', '}')
+  from unnest(watched.key_columns) with ordinality as keys (name, position)
+$$;
+
+-- The columns of these names whose types are not among those given. Of a text, only with a collation that makes different texts equal.
+create function freshet.columns_not_of(relation regclass, names text[], types regtype[]) returns setof pg_attribute
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select pg_attribute.* from pg_attribute join pg_type on pg_type.oid = atttypid left join pg_collation on pg_collation.oid = attcollation
+  where attrelid = relation and attname = any (names) and not (typtype = 'e' or atttypid = any (types) and coalesce(collisdeterministic, true))
+$$;
+
+-- Whether equal keys always render alike. Numbers do not (1.0 and 1.00), nor do texts of some collations.
+create function freshet.renders_alike(watched freshet.tables) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select not exists (select from freshet.columns_not_of(watched.relation, watched.key_columns,
+    array['int2', 'int4', 'int8', 'oid', 'bool', 'uuid', 'text', 'varchar', 'date', 'timestamp', 'timestamptz']::regtype[]))
+$$;
+
+-- One side of what a statement or a row touched: a query with `key_1`, `key_2`, …, `given_row` and `old_filters`.
 create function freshet.touched_side(watched freshet.tables, level text, side text, given boolean) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('select %s, %s as key, %s as given_row, %s as old_filters%s',
+  select format('select %s, %s as given_row, %s as old_filters%s',
     (select string_agg(format('%s.%I as key_%s', alias, name, position), ', ')
       from unnest(watched.key_columns) with ordinality as keys (name, position)),
-    freshet.rendered(alias, watched.key_columns),
     case when side = 'new' and given then freshet.rendered_row(watched, alias) else 'null::text' end,
     case when watched.filter_columns = '{}' then 'null::text'
       when side = 'old' then freshet.rendered(alias, watched.filter_columns)
@@ -79,17 +100,19 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- What a statement touched. A changed key is touched twice: the old one (gone, or taken over by another row) and the new one.
--- The join is on the rendered keys, each of which is unique on its side; it costs less than grouping the two sides.
+-- The join is on the keys, each of which is unique on its side; it costs less than grouping the two sides.
 create function freshet.touched_keys(watched freshet.tables, operation text, given boolean) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case operation
     when 'INSERT' then freshet.touched_side(watched, 'STATEMENT', 'new', given)
     when 'DELETE' then freshet.touched_side(watched, 'STATEMENT', 'old', given)
-    else format('select %s, coalesce(after.key, before.key) as key, after.given_row, before.old_filters '
-        'from (%s) as after full join (%s) as before on after.key = before.key',
-      (select string_agg(format('coalesce(after.key_%1$s, before.key_%1$s) as key_%1$s', position), ', ')
-        from generate_series(1, cardinality(watched.key_columns)) position),
-      freshet.touched_side(watched, 'STATEMENT', 'new', given), freshet.touched_side(watched, 'STATEMENT', 'old', given))
+    else (
+      select format('select %s, after.given_row, before.old_filters from (%s) as after full join (%s) as before on %s',
+        string_agg(format('coalesce(after.key_%1$s, before.key_%1$s) as key_%1$s', position), ', '),
+        freshet.touched_side(watched, 'STATEMENT', 'new', given), freshet.touched_side(watched, 'STATEMENT', 'old', given),
+        string_agg(format(case when freshet.renders_alike(watched) then 'after.key_%1$s %2$s before.key_%1$s'
+          else 'to_json(after.key_%1$s)::text = to_json(before.key_%1$s)::text' end, position, freshet.key_equality(watched.relation, name)), ' and '))
+      from unnest(watched.key_columns) with ordinality as keys (name, position))
   end
 $$;
 
@@ -99,14 +122,16 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   same_key text := (select string_agg(format('t.%I %s touched.key_%s', name, freshet.key_equality(watched.relation, name), position), ' and ')
     from unnest(watched.key_columns) with ordinality as keys (name, position));
-  -- Equal keys may render differently (numeric 1.0 and 1.00): then the text is gone although a row is there.
-  -- In REPEATABLE READ the snapshot may also still see the row that had this key before another transaction deleted it. What was
+  -- Where equal keys may render differently the text may be gone although a row is there.
+  same_text text := case when freshet.renders_alike(watched) then ''
+    else format(' and %s = %s', freshet.rendered('t', watched.key_columns), freshet.rendered_key(watched)) end;
+  -- In REPEATABLE READ the snapshot may still see the row that had this key before another transaction deleted it. What was
   -- touched is ours: nobody else has this key until we end, so only a row that we wrote (no older than we are) is the truth.
-  truth text := format('(select %s from %s%s t where %s and %s = touched.key and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
+  truth text := format('(select %s from %s%s t where %s%s and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
     case when (select relkind = 'p' from pg_class where oid = watched.relation) then '' else 'only ' end,
-    freshet.quoted_name(watched.relation), same_key, freshet.rendered('t', watched.key_columns));
-  line text := format('select %s, touched.key, %s, touched.old_filters from (%s) as touched',
-    watched.id, case when given then 'touched.given_row' else truth end, touched);
+    freshet.quoted_name(watched.relation), same_key, same_text);
+  line text := format('select %s, %s, %s, touched.old_filters from (%s) as touched',
+    watched.id, freshet.rendered_key(watched), case when given then 'touched.given_row' else truth end, touched);
 begin
   return format($statement$
       if slot = 0 then
@@ -228,6 +253,24 @@ $body$, watched.id, freshet.capture_guard(watched), lines, bell);
 end
 $$;
 
+-- The settings that say how the captured columns are written, as the contract has it, whatever the writer's session says. Each costs
+-- every statement something, so those that cannot matter are left out; with a type that is not known here, all of them are there.
+create function freshet.pinned_formats(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with captured as (
+    select atttypid::regtype as type
+    from freshet.columns_not_of(watched.relation, (select array_agg(name) from freshet.captured_columns(watched)),
+      array['int2', 'int4', 'int8', 'oid', 'numeric', 'bool', 'uuid', 'text', 'varchar', 'bpchar', 'json', 'jsonb', 'date', 'timestamp']::regtype[])
+    where attrelid = watched.relation
+  )
+  select coalesce(string_agg(setting, ' '), '') from (values
+    ('{timestamptz}', 'set timezone = ''UTC'''), ('{}', 'set datestyle = ''ISO'''), ('{interval}', 'set intervalstyle = iso_8601'),
+    ('{float4,float8}', 'set extra_float_digits = 1'), ('{bytea}', 'set bytea_output = ''hex'''), ('{money}', 'set lc_monetary = ''C''')
+  ) as pins (types, setting)
+  where exists (select from captured
+    where type = any (types::regtype[]) or type <> all ('{text,varchar,bpchar,timestamptz,interval,float4,float8,bytea,money}'::regtype[]))
+$$;
+
 -- (Re)generates the trigger functions of a table: capture_<id> for statements, capture_row_<id> for rows
 -- (partitioned tables, and logical apply, which fires no statement trigger).
 create function freshet.generate_capture(watched freshet.tables) returns void
@@ -239,14 +282,13 @@ declare
 begin
   foreach level in array array['STATEMENT', 'ROW'] loop
     name := format('freshet.capture_%s%s', case level when 'ROW' then 'row_' else '' end, watched.id);
-    -- Formats as the contract has them, whatever the writer's session says. The plan is kept for a session: it must do for one
-    -- row as for a hundred thousand, so the key's index is always used and nothing is ever compiled.
+    -- The plan is kept for a session: it must do for one row as for a hundred thousand, so the key's index is always used and
+    -- nothing is ever compiled.
     execute format('create or replace function %s() returns trigger language plpgsql security definer '
-      'set search_path = pg_catalog, pg_temp set row_security = off set enable_seqscan = off set jit = off '
-      'set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = iso_8601 set extra_float_digits = 1 '
-      'set bytea_output = ''hex'' set lc_monetary = ''C'' %s as %L',
+      'set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off %s %s as %L',
+      name, freshet.pinned_formats(watched),
       -- A generic plan locks every partition for every row; with a few it is still the cheaper one.
-      name, case when level = 'ROW' and has_many_partitions then 'set plan_cache_mode = force_custom_plan' else '' end,
+      case when level = 'ROW' and has_many_partitions then 'set plan_cache_mode = force_custom_plan' else '' end,
       freshet.capture_body(watched, level));
     execute format('revoke all on function %s() from public', name);
     -- Creating the trigger needs it; calling a trigger function is impossible.
