@@ -9,7 +9,7 @@ import { connect, type Connection } from '../database/pool.ts'
 import { StartupError } from '../errors.ts'
 import { Bell, LEASE_MS } from './bell.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
-import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
+import { LAST_VERSION, MINT, MINT_MANY, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
 import { Trust } from './trust.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
@@ -143,6 +143,7 @@ export class Clock {
     while (!this.#closing()) {
       const startedMs = performance.now()
       const read = await this.#mint(connection, bounds, number + 1, null)
+      const tookMs = performance.now() - startedMs
       bounds = parseSnapshot(read.snapshot)
       this.#options.onRead()
       if (read.version !== null) {
@@ -156,7 +157,7 @@ export class Clock {
       }
       const nowMs = performance.now()
       if (wasRung) trust.afterRing({ found: read.version !== null, nowMs })
-      const next = bell.afterRead({ found: read.version !== null, tookMs: nowMs - startedMs, nowMs, oldestInProgress })
+      const next = bell.afterRead({ found: read.version !== null, tookMs, toldMs: nowMs - startedMs - tookMs, nowMs, oldestInProgress })
       if (next.lease === 'renew') await this.#setLease(connection, LEASE_MS)
       else if (next.lease === 'give-back') bell.fenceTaken(await this.#giveBackLease(connection))
       const mostMs = this.#polls ? 50 : this.#safetyMs
@@ -186,8 +187,9 @@ export class Clock {
   }
 
   async #mint(connection: Connection, bounds: SnapshotBounds, number: number, leaptFrom: number | null) {
-    const { rows } = await connection.query<MintedRow>({
-      ...MINT, values: [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom] })
+    const values = [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom]
+    let { rows } = await connection.query<MintedRow>({ ...MINT, values })
+    if (rows[0]?.exceeds === true) ({ rows } = await connection.query<MintedRow>({ ...MINT_MANY, values }))
     const first = rows[0]
     if (first === undefined) throw new Error('the mint returned no row')
     return { snapshot: first.snapshot, version: toVersion(rows) }

@@ -30,39 +30,53 @@ export function parseSnapshot(snapshot: string): SnapshotBounds {
  */
 const unseen = `(xid >= $1::xid8 or xid = any ((select array(select id from unnest($2::xid8[]) id where pg_visible_in_snapshot(id, pg_current_snapshot())))::xid8[]))`
 
-/** Whether the rows of `name` are few and small enough to be carried along, and how many they are. */
+/** How much memory the rows of a query take, bytes. */
+const BYTES = `coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters::text), 0)), 0)`
+
+/** Whether the rows of `name` are few and small enough to be carried along. */
 const measured = (name: string): string => `
-select count(*) as changes, count(*) <= ${MAX_CARRIED_CHANGES}
-  and coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters::text), 0)), 0) <= ${MAX_CARRIED_BYTES} as carried
-from ${name}`
+select count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried from ${name}`
+
+/** Numbers $3 and announces what `summary` sums up: `changes`, `touched` and `reset`. */
+const minted = (condition: string): string => `
+insert into freshet.versions (number, snapshot, leapt_from, touched, reset, changes)
+select $3::bigint, pg_current_snapshot(), $5::bigint, coalesce(touched, '{}'), coalesce(reset, '{}'), changes from summary where (changes > 0 or $4::boolean)${condition}
+returning number, minted_at, leapt_from, touched, reset, pg_notify('freshet', 'version')`
+
+const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract(epoch from minted.minted_at) * 1000 as minted_at_ms, minted.leapt_from,
+  minted.touched, minted.reset`
 
 /**
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3
- * and announces it. One row a carried change, or one row with a null seq.
+ * and announces it. One row a carried change, or one row with a null seq. Numbers nothing where there is too much for one reading: see MINT_MANY.
  */
 export const MINT = {
   name: 'freshet-mint',
   text: `
 with fresh as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
-), size as materialized (${measured('fresh')}
-), everything as (
-  select table_id, key is null as starts_anew from fresh where (select changes from size) <= ${MAX_CARRIED_CHANGES}
-  union all
-  select table_id, key is null from freshet.changes where (select changes from size) > ${MAX_CARRIED_CHANGES} and ${unseen}
 ), summary as materialized (
-  select count(*) as changes, coalesce(array_agg(distinct table_id), '{}') as touched,
-    coalesce(array_agg(distinct table_id) filter (where starts_anew), '{}') as reset
-  from everything
-), minted as (
-  insert into freshet.versions (number, snapshot, leapt_from, touched, reset, changes)
-  select $3::bigint, pg_current_snapshot(), $5::bigint, touched, reset, changes from summary where changes > 0 or $4::boolean
-  returning *, pg_notify('freshet', 'version')
+  select count(*) as changes, ${BYTES} <= ${MAX_CARRIED_BYTES} as carried,
+    array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where key is null) as reset
+  from fresh
+), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select pg_current_snapshot()::text as snapshot, minted.number, extract(epoch from minted.minted_at) * 1000 as minted_at_ms, minted.leapt_from,
-  minted.touched, minted.reset, size.carried, fresh.*
-from size left join minted on true left join fresh on size.carried
+select ${VERSION}, summary.changes > ${MAX_CARRIED_CHANGES} as exceeds, carried, fresh.*
+from summary left join minted on true left join fresh on carried and changes <= ${MAX_CARRIED_CHANGES}
 order by fresh.seq`,
+}
+
+/** As MINT, for any number of changes, of which it carries none. */
+export const MINT_MANY = {
+  name: 'freshet-mint-many',
+  text: `
+with tables as (
+  select table_id, count(*) as changes, bool_or(key is null) as starts_anew from freshet.changes where ${unseen} group by table_id
+), summary as materialized (
+  select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset from tables
+), minted as (${minted('')}
+)
+select ${VERSION}, false as exceeds, false as carried, null as seq from summary left join minted on true`,
 }
 
 export interface VersionRow {
@@ -84,6 +98,8 @@ export interface ChangeRow {
 }
 
 export interface MintedRow extends VersionRow, ChangeRow {
+  /** There is too much for one reading, and nothing was numbered. */
+  readonly exceeds: boolean
   readonly carried: boolean
 }
 

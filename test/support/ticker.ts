@@ -1,6 +1,6 @@
-/** The clock by hand: numbers versions when a test says so, with the very statement of the real one. */
+/** The clock by hand: numbers versions when a test says so, with the very statements of the real one. */
 import type { LoggedVersion } from '../../src/contract/change.ts'
-import { LAST_VERSION, MINT, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from '../../src/clock/log.ts'
+import { LAST_VERSION, MINT, MINT_MANY, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from '../../src/clock/log.ts'
 import type { TestDatabase } from './database.ts'
 
 export class Ticker {
@@ -40,7 +40,9 @@ export class Ticker {
 
   async #mint(leaptFrom: number | null): Promise<LoggedVersion | null> {
     const number = leaptFrom === null ? this.#number + 1 : this.#number
-    const { rows } = await this.#database.pool.query<MintedRow>({ ...MINT, values: [this.#bounds.xmax, this.#bounds.inProgress, number, leaptFrom !== null, leaptFrom] })
+    const values = [this.#bounds.xmax, this.#bounds.inProgress, number, leaptFrom !== null, leaptFrom]
+    let { rows } = await this.#database.pool.query<MintedRow>({ ...MINT, values })
+    if (rows[0]?.exceeds === true) ({ rows } = await this.#database.pool.query<MintedRow>({ ...MINT_MANY, values }))
     this.#bounds = parseSnapshot(rows[0]?.snapshot ?? '')
     const version = toVersion(rows)
     if (version !== null) {

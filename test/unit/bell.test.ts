@@ -5,7 +5,7 @@ import { Bell, LEASE_MS, type Next, type Reading } from '../../src/clock/bell.ts
 const SAFETY_MS = 60_000
 
 function reading(nowMs: number, found: boolean, oldestInProgress = 1_000n): Reading {
-  return { nowMs, found, tookMs: 1, oldestInProgress }
+  return { nowMs, found, tookMs: 1, toldMs: 0, oldestInProgress }
 }
 
 /** A bell that has gone to sleep: nothing found, the lease given back, fence 500 passed. Returns the moment. */
@@ -168,7 +168,7 @@ class Simulation {
     const { found, oldestInProgress } = this.#read()
     this.#advance(this.#nowMs + this.#pick(this.#schedule.readMs))
     const wasAwake = this.#bell.mode === 'awake'
-    const next = this.#bell.afterRead({ found, oldestInProgress, tookMs: this.#nowMs - startedMs, nowMs: this.#nowMs + 10_000 })
+    const next = this.#bell.afterRead({ found, oldestInProgress, tookMs: this.#nowMs - startedMs, toldMs: 0, nowMs: this.#nowMs + 10_000 })
     if (this.#bell.mode === 'asleep') this.#expectNobodyRelies()
     if (wasAwake && next.lease === null && this.#awakeUntilMs <= this.#nowMs) this.leasesLapsed += 1
     if (next.lease === 'renew') this.#awakeUntilMs = this.#nowMs + LEASE_MS
