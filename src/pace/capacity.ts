@@ -6,12 +6,11 @@
 /** The share of its time that the process may be busy. */
 const TARGET = 0.7
 /** Seconds a poll is taken to cost before any was measured, and at most. */
-const FIRST_COST = 0.001
+const FIRST_COST = 0.0001
 const LARGEST_COST = 0.01
-/** Polls a second below which nothing is learned about their cost. */
-const FEW = 20
-/** A third of a measurement a second is believed. */
+/** A third of a measurement is believed, and less the fewer polls it is of: the cost of something else would be taken for theirs. */
 const GAIN = 0.3
+const MANY = 1_000
 
 export class Capacity {
   #cost = FIRST_COST
@@ -23,7 +22,7 @@ export class Capacity {
 
   /** `polls` a second were answered while the loop was busy for the share `busy` of its time. */
   measure({ polls, busy }: { readonly polls: number; readonly busy: number }): void {
-    if (!(polls >= FEW) || !(busy > 0)) return
-    this.#cost += GAIN * (Math.min(LARGEST_COST, busy / polls) - this.#cost)
+    if (!(polls > 0) || !(busy > 0)) return
+    this.#cost += GAIN * Math.min(1, polls / MANY) * (Math.min(LARGEST_COST, busy / polls) - this.#cost)
   }
 }
