@@ -31,7 +31,7 @@ async function startOrigin(price: number): Promise<Origin> {
   const hub = new Hub({ source: new ModelSource(model), onTouched: (name) => advisor.observe(name), onError })
   await hub.load()
   const poll = new PollEndpoint({ hub, advisor, pages: new PageStore(), draining: new AbortController().signal, drainDeadlineMs: 30_000 })
-  const server = createServer((request, response) => { poll.answer(request, response, 't', rawQuery(request)).catch(onError) })
+  const server = createServer((request, response) => { poll.answer(request, response, { name: 't', rawQuery: rawQuery(request) }).catch(onError) })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
   return {

@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
+import type { IncomingMessage, RequestListener } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import helmet from 'helmet'
@@ -14,6 +14,7 @@ import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
+import { setHeaders, setVary, VARYING } from './headers.ts'
 import { pollLane } from './lane.ts'
 import { RateLimit } from './limit.ts'
 import { answerFailure, methods, problemHandler } from './problem.ts'
@@ -65,8 +66,9 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
   app.set('case sensitive routing', true)
   app.set('trust proxy', options.trustProxy)
   app.use(countRequests(options.onRequest))
-  app.use((_request, response, next) => {
-    forbidSniffing(response)
+  app.use((request, response, next) => {
+    setVary(request.url, response)
+    setHeaders(response, NO_SNIFFING)
     next()
   })
   serveOperations(app, options)
@@ -88,32 +90,27 @@ function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, tr
   return pollLane({
     find: (name) => hub.find(name),
     isDraining,
-    dress(request, response, { isPublic }) {
+    async answer(request, response, { name, isPublic }) {
       // Express knows which of the forwarded addresses to trust.
       if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
       response.once('close', () => onRequest(POLL_ROUTE, response.statusCode))
-      forbidSniffing(response)
-      if (isPublic) openToAnyOrigin(response)
-    },
-    async answer(request, response, channel) {
+      const headers = [...VARYING, ...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []]
       try {
         await limit.admit(request)
-        await poll.answer(request, response, channel, rawQuery(request))
+        await poll.answer(request, response, { name, rawQuery: rawQuery(request), headers })
       } catch (error) {
+        if (!response.headersSent) setHeaders(response, headers)
         answerFailure(response, error, onError)
       }
     },
   }, app)
 }
 
-function forbidSniffing(response: ServerResponse): void {
-  response.setHeader('X-Content-Type-Options', 'nosniff')
-}
-
-function openToAnyOrigin(response: ServerResponse): void {
-  response.setHeader('Access-Control-Allow-Origin', '*')
-  response.setHeader('Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age')
-}
+const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']
+const ANY_ORIGIN = [
+  'Access-Control-Allow-Origin', '*',
+  'Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age',
+]
 
 /** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
 function answer(response: Response, type: string, body: string): void {
@@ -168,7 +165,7 @@ function serveChannels(app: Express, { hub, poll, sse, changesPerMinute, isDrain
     answer(response, JSON_TYPE, JSON.stringify(describe(channel)))
   }).all(methods(GET))
   app.route(POLL_ROUTE).get(accepting('application/json'), refuseWhileDraining, (request, response) =>
-    poll.answer(request, response, channelName(request), rawQuery(request))).all(methods(GET))
+    poll.answer(request, response, { name: channelName(request), rawQuery: rawQuery(request) })).all(methods(GET))
   // No refusal here: EventSource would take it for the last word.
   app.route('/v1/channels/:channel/stream').get(accepting('text/event-stream'), (request, response) =>
     sse.one(request, response, channelName(request), rawQuery(request))).all(methods(GET))
@@ -243,7 +240,7 @@ function crossOrigin(hub: Hub): RequestHandler {
   return (request, response, next) => {
     const names = channelNames(request)
     if (!hub.channels.some(({ name, isPublic }) => !isPublic && names.includes(name))) {
-      openToAnyOrigin(response)
+      setHeaders(response, ANY_ORIGIN)
       if (request.method === 'OPTIONS') {
         response.set({ 'Access-Control-Allow-Methods': 'GET, HEAD', 'Access-Control-Allow-Headers': 'If-None-Match, Prefer, Last-Event-ID, Cache-Control', 'Access-Control-Max-Age': '86400' })
       }

@@ -5,12 +5,10 @@
 import type { IncomingMessage, RequestListener, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ApiError } from '../errors.ts'
+import { setVary } from './headers.ts'
 import { sendProblem, sendProblemRaw } from './problem.ts'
 
 const MAX_ADDRESS_BYTES = 8_192
-
-/** Every answer to these addresses, refusals of whatever kind included, names what it varies by. */
-const CHANGES = /^\/v1\/channels\/[^/?]+\/changes\/?(?:\?|$)/
 
 /** Options of the server that go with the guard: Node's own answer to a missing Host has no body. */
 export const GUARDED = { requireHostHeader: false, maxHeaderSize: 32 * 1024 } as const
@@ -19,13 +17,13 @@ export const GUARDED = { requireHostHeader: false, maxHeaderSize: 32 * 1024 } as
 export function guarded(app: RequestListener): RequestListener {
   return (request, response) => {
     const url = originForm(request.url ?? '')
-    if (CHANGES.test(url)) response.setHeader('Vary', 'Prefer, Accept-Encoding')
     const fault = faultOf(request, url)
     if (fault === null) {
       request.url = url
       app(request, response)
       return
     }
+    setVary(url, response)
     // What follows on this connection cannot be trusted to be what it seems.
     response.setHeader('Connection', 'close')
     sendProblem(response, fault)

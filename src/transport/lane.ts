@@ -11,14 +11,12 @@ const POLL = /^\/v1\/channels\/([a-z0-9][a-z0-9_.-]{0,62})\/changes(?:\?|$)/
 export interface LaneOptions {
   /** Of the channels that are served; undefined: there is none of that name. */
   readonly find: (name: string) => ChannelDefinition | undefined
-  /** What comes before any answer: headers, counters. */
-  readonly dress: (request: IncomingMessage, response: ServerResponse, channel: ChannelDefinition) => void
   /** Answers, refusals included. Never rejects. */
-  readonly answer: (request: IncomingMessage, response: ServerResponse, channel: string) => Promise<void>
+  readonly answer: (request: IncomingMessage, response: ServerResponse, channel: ChannelDefinition) => Promise<void>
   readonly isDraining: () => boolean
 }
 
-export function pollLane({ find, dress, answer, isDraining }: LaneOptions, plain: RequestListener): RequestListener {
+export function pollLane({ find, answer, isDraining }: LaneOptions, plain: RequestListener): RequestListener {
   return (request, response) => {
     const name = request.method === 'GET' && takesJson(request.headers.accept) && !isDraining() ? POLL.exec(request.url ?? '')?.[1] : undefined
     const channel = name === undefined ? undefined : find(name)
@@ -26,8 +24,7 @@ export function pollLane({ find, dress, answer, isDraining }: LaneOptions, plain
       plain(request, response)
       return
     }
-    dress(request, response, channel)
-    void answer(request, response, channel.name)
+    void answer(request, response, channel)
   }
 }
 

@@ -4,7 +4,8 @@
  */
 import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Window } from '../contract/change.ts'
+import { LRUCache } from 'lru-cache'
+import type { ChannelDefinition, Window } from '../contract/change.ts'
 import { parsePoll, type PollRequest } from '../contract/request.ts'
 import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
@@ -28,6 +29,18 @@ export interface PollOptions {
   readonly drainDeadlineMs: number
 }
 
+export interface PollAddress {
+  /** The channel's. */
+  readonly name: string
+  /** Without the question mark. */
+  readonly rawQuery: string
+  /** Of the answer, names and values by turns, where they are not set on the response already. */
+  readonly headers?: readonly string[]
+}
+
+/** Names and values by turns: written with the status they cost a fraction of what setting each does. */
+const JSON_BODY = ['Content-Type', 'application/json; charset=utf-8']
+
 /** Everything that an answer is made of. */
 interface Poll {
   readonly request: IncomingMessage
@@ -35,10 +48,17 @@ interface Poll {
   readonly query: PollRequest
   readonly window: Window
   readonly epoch: string
+  /** What the answer bears besides the headers of a poll, names and values by turns. */
+  readonly headers: readonly string[]
 }
+
+/** Questions that were read lately, and the longest of them, characters: all who are at the same version ask the same. */
+const KNOWN_QUESTIONS = 1_000
+const MAX_KNOWN_LENGTH = 200
 
 export class PollEndpoint {
   readonly #options: PollOptions
+  readonly #questions = new LRUCache<string, PollRequest>({ max: KNOWN_QUESTIONS })
 
   constructor(options: PollOptions) {
     this.#options = options
@@ -47,17 +67,27 @@ export class PollEndpoint {
   }
 
   /** `GET /v1/channels/{channel}/changes`. Rejects with ApiError before anything is sent. */
-  async answer(request: IncomingMessage, response: ServerResponse, name: string, rawQuery: string): Promise<void> {
+  async answer(request: IncomingMessage, response: ServerResponse, { name, rawQuery, headers = [] }: PollAddress): Promise<void> {
     const { hub, advisor } = this.#options
     const retryAfterSeconds = advisor.admit()
     if (retryAfterSeconds > 0) throw new ApiError('overloaded', 'More is asked of this server than it can answer.', { retryAfterSeconds })
     const channel = hub.channel(name)
-    const query = parsePoll(rawQuery, { ifNoneMatch: header(request, 'if-none-match'), prefer: header(request, 'prefer') }, channel.filters)
+    const query = this.#read(request, rawQuery, channel)
     if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
     const window = await hub.window(name, query.filters)
-    const poll = { request, response, query, window, epoch: hub.epoch }
+    const poll = { request, response, query, window, epoch: hub.epoch, headers }
     if (query.cursor?.kind === 'page' && await this.#answerPage(poll, query.cursor.page)) return
     await this.#answerDelta(poll)
+  }
+
+  #read(request: IncomingMessage, rawQuery: string, { filters }: ChannelDefinition): PollRequest {
+    const [ifNoneMatch, prefer] = [header(request, 'if-none-match'), header(request, 'prefer')]
+    const key = `${rawQuery}\n${ifNoneMatch ?? ''}\n${prefer ?? ''}\n${filters.join('\n')}`
+    const known = this.#questions.get(key)
+    if (known !== undefined) return known
+    const query = parsePoll(rawQuery, { ifNoneMatch, prefer }, filters)
+    if (key.length <= MAX_KNOWN_LENGTH) this.#questions.set(key, query)
+    return query
   }
 
   async #answerDelta(poll: Poll): Promise<void> {
@@ -78,8 +108,7 @@ export class PollEndpoint {
     if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
     if (matches(query, version)) {
       await letGo(answer)
-      this.#setHeaders(poll, version)
-      poll.response.writeHead(304).end()
+      poll.response.writeHead(304, this.#describe(poll, version).headers).end()
     } else if (answer.kind === 'delta' && query.limit !== null) {
       await this.#answerFirstPage({ ...poll, epoch }, answer, query.limit)
     } else {
@@ -132,23 +161,22 @@ export class PollEndpoint {
 
   #sendPage(poll: Poll, { since, version }: Pick<Delta, 'since' | 'version'>, page: Page): void {
     const { epoch, response } = poll
-    const advice = this.#setHeaders(poll, page.next === null ? { epoch, number: version } : null)
+    const { advice, headers } = this.#describe(poll, page.next === null ? { epoch, number: version } : null)
     const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
     const body = `${deltaHead(poll.window.channel.name, { epoch, since, version }, page.next !== null)}${page.changes.join(',')}]${next}${adviceTail(advice)}`
-    response.setHeader('Content-Type', 'application/json; charset=utf-8')
-    response.end(poll.request.method === 'HEAD' ? undefined : body)
+    response.writeHead(200, [...headers, ...JSON_BODY]).end(poll.request.method === 'HEAD' ? undefined : body)
   }
 
   async #send(poll: Poll, delta: Delta, version: Version): Promise<void> {
     const { request, response, window } = poll
-    const advice = this.#setHeaders(poll, version)
-    response.setHeader('Content-Type', 'application/json; charset=utf-8')
+    const { advice, headers } = this.#describe(poll, version)
     const head = deltaHead(window.channel.name, { epoch: version.epoch, since: delta.since, version: delta.version }, false)
     const tail = `]${adviceTail(advice)}`
     if (request.method === 'HEAD') {
       await discard(delta)
-      response.end()
+      response.writeHead(200, [...headers, ...JSON_BODY]).end()
     } else if (Symbol.asyncIterator in delta.parts) {
+      response.writeHead(200, [...headers, ...JSON_BODY])
       await writeStreamed(response, { head, parts: delta.parts, tail, deadlineMs: this.#options.drainDeadlineMs })
     } else {
       const chunks: Buffer[] = [Buffer.from(head)]
@@ -158,21 +186,19 @@ export class PollEndpoint {
         chunks.push(changes)
       }
       const body = Buffer.concat([...chunks, Buffer.from(tail)])
-      response.setHeader('Content-Length', body.length)
-      response.end(body)
+      response.writeHead(200, [...headers, ...JSON_BODY, 'Content-Length', String(body.length)]).end(body)
     }
   }
 
-  /** Headers of 200 and 304 alike [rfc9110 §15.4.5]. `version` null: a part of an answer has no ETag. */
-  #setHeaders({ response, query, window }: Poll, version: Version | null): Advice {
+  /** Headers of 200 and 304 alike [rfc9110 §15.4.5], names and values by turns. `version` null: a part of an answer has no ETag. */
+  #describe({ query, window, headers: own }: Poll, version: Version | null): { readonly advice: Advice; readonly headers: string[] } {
     const advice = this.#options.advisor.advise(window.channel.name, askingOf(query, version))
-    if (version !== null) response.setHeader('ETag', `W/"${formatVersion(version)}"`)
-    response.setHeader('Poll-After-Ms', advice.afterMs)
-    response.setHeader('Poll-Interval', Math.ceil(advice.afterMs / 1_000))
-    response.setHeader('Poll-Reason', advice.reason)
-    response.setHeader('Cache-Control', cacheControl(query, window.channel.isPublic))
-    if (query.waitPreferred) response.setHeader('Preference-Applied', `wait=${query.waitSeconds ?? 0}`)
-    return advice
+    const headers = [...own]
+    if (version !== null) headers.push('ETag', `W/"${formatVersion(version)}"`)
+    headers.push('Poll-After-Ms', String(advice.afterMs), 'Poll-Interval', String(Math.ceil(advice.afterMs / 1_000)), 'Poll-Reason', advice.reason,
+      'Cache-Control', cacheControl(query, window.channel.isPublic))
+    if (query.waitPreferred) headers.push('Preference-Applied', `wait=${query.waitSeconds ?? 0}`)
+    return { advice, headers }
   }
 }
 

@@ -49,7 +49,7 @@ describe('a client that is up to date', () => {
     const hub = new Hub({ source, onError: (error) => { throw error } })
     await hub.load()
     const poll = new PollEndpoint({ hub, advisor: new Advisor(), pages: new PageStore(), draining: new AbortController().signal, drainDeadlineMs: 30_000 })
-    const server = createServer((request, response) => { void poll.answer(request, response, 'items', rawQuery(request)) }).listen(0, '127.0.0.1')
+    const server = createServer((request, response) => { void poll.answer(request, response, { name: 'items', rawQuery: rawQuery(request) }) }).listen(0, '127.0.0.1')
     await once(server, 'listening')
     afterAll(() => { server.close() })
     const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}${CHANGES}`
