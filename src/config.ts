@@ -27,6 +27,9 @@ export interface Config {
   readonly drainSeconds: number
   readonly retentionMs: number
   readonly retentionBytes: number
+  /** Memory for recent versions and for what was rendered of them. */
+  readonly ringBytes: number
+  readonly cacheBytes: number
   readonly poolMax: number
   readonly migrates: boolean
   /** Null: with the embedded PostgreSQL only. */
@@ -70,6 +73,8 @@ export function readConfig(environment: Environment): Config {
     drainSeconds: number('DRAIN_SECONDS', 3, { most: 3_600 }),
     retentionMs: number('RETENTION_HOURS', 24, { least: 0.001 }) * 3_600_000,
     retentionBytes: number('RETENTION_BYTES', 1_000_000_000, { least: 1_000_000 }),
+    ringBytes: number('RING_BYTES', 32_000_000, { least: 1_000_000 }),
+    cacheBytes: number('CACHE_BYTES', 64_000_000, { least: 1_000_000 }),
     poolMax: number('POOL_MAX', 10, { least: 6, most: 1_000 }),
     migrates: flag('MIGRATE') ?? true,
     hasDemo: flag('DEMO'),

@@ -87,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   }
 
   const meter = config.pollBudget > 0 ? null : startMeter(advisor)
-  const hub = new Hub({ source: new DatabaseSource(pool), onTouched: (channel) => advisor.observe(channel), onError })
+  const hub = new Hub({ source: new DatabaseSource(pool), ringBytes: config.ringBytes, cacheBytes: config.cacheBytes, onTouched: (channel) => advisor.observe(channel), onError })
   const tally = new Tally(Date.now())
   const feeding = startFeeding(options, pool, hub, ({ mintedAtMs }) => {
     metrics.version()

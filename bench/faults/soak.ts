@@ -15,8 +15,8 @@ interface Sample {
 }
 
 export function soak(minutes: number): () => Promise<Outcome> {
-  // A log that turns many times in the run, else its growth to its bound would be all there is to see.
-  return () => withPlace({ RETENTION_BYTES: '1000000', RETENTION_HOURS: '0.01' }, async (place) => {
+  // A log that turns many times in the run and memories that are soon full, else their growth to their bounds would be all there is to see.
+  return () => withPlace({ RETENTION_BYTES: '1000000', RETENTION_HOURS: '0.01', RING_BYTES: '2000000', CACHE_BYTES: '4000000' }, async (place) => {
     await place.addClients(STREAMS)
     place.write(10)
     const polling = { isOver: false }

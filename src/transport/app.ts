@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { IncomingMessage, RequestListener } from 'node:http'
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import helmet from 'helmet'
@@ -15,7 +15,7 @@ import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
 import { setHeaders, setVary, VARYING } from './headers.ts'
-import { pollLane } from './lane.ts'
+import { fastLane } from './lane.ts'
 import { RateLimit } from './limit.ts'
 import { answerFailure, methods, problemHandler } from './problem.ts'
 import type { PollEndpoint } from './poll.ts'
@@ -44,6 +44,7 @@ export interface AppOptions {
 const JSON_TYPE = 'application/json; charset=utf-8'
 /** As the figures name it. */
 export const POLL_ROUTE = '/v1/channels/:channel/changes'
+const STREAM_ROUTE = '/v1/channels/:channel/stream'
 
 const GET = ['GET', 'HEAD', 'OPTIONS']
 const root = new URL('../../', import.meta.url)
@@ -82,24 +83,37 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
     throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
-  return takePolls(app, options, limit)
+  return besideExpress(app, options, limit)
 }
 
-/** The steps of the plain way that a poll takes, in their order. */
-function takePolls(app: Express, { hub, poll, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
-  return pollLane({
+/** The steps of the plain way that polls and streams take, in their order. */
+function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
+  const begin = (request: IncomingMessage, response: ServerResponse, route: string): void => {
+    // Express knows which of the forwarded addresses to trust.
+    if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
+    response.once('close', () => onRequest(route, response.statusCode))
+  }
+  return fastLane({
     find: (name) => hub.find(name),
     isDraining,
-    async answer(request, response, { name, isPublic }) {
-      // Express knows which of the forwarded addresses to trust.
-      if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
-      response.once('close', () => onRequest(POLL_ROUTE, response.statusCode))
+    async poll(request, response, { name, isPublic }) {
+      begin(request, response, POLL_ROUTE)
       const headers = [...VARYING, ...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []]
       try {
         await limit.admit(request)
         await poll.answer(request, response, { name, rawQuery: rawQuery(request), headers })
       } catch (error) {
         if (!response.headersSent) setHeaders(response, headers)
+        answerFailure(response, error, onError)
+      }
+    },
+    async stream(request, response, { name, isPublic }) {
+      begin(request, response, STREAM_ROUTE)
+      setHeaders(response, [...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []])
+      try {
+        if (await limit.isExceeded(request)) sse.refuse(response)
+        else await sse.one(request, response, name, rawQuery(request))
+      } catch (error) {
         answerFailure(response, error, onError)
       }
     },
@@ -167,7 +181,7 @@ function serveChannels(app: Express, { hub, poll, sse, changesPerMinute, isDrain
   app.route(POLL_ROUTE).get(accepting('application/json'), refuseWhileDraining, (request, response) =>
     poll.answer(request, response, { name: channelName(request), rawQuery: rawQuery(request) })).all(methods(GET))
   // No refusal here: EventSource would take it for the last word.
-  app.route('/v1/channels/:channel/stream').get(accepting('text/event-stream'), (request, response) =>
+  app.route(STREAM_ROUTE).get(accepting('text/event-stream'), (request, response) =>
     sse.one(request, response, channelName(request), rawQuery(request))).all(methods(GET))
   app.route('/v1/stream').get(accepting('text/event-stream'), (request, response) => sse.many(request, response, rawQuery(request))).all(methods(GET))
 }

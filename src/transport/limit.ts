@@ -22,9 +22,14 @@ export class RateLimit {
     this.#perSecond = perSecond
   }
 
+  /** Counts the request; true: it is one too many. */
+  async isExceeded(request: IncomingMessage): Promise<boolean> {
+    return this.#perSecond > 0 && (await this.#hits.increment(keyOf(request))).totalHits > this.#perSecond
+  }
+
   /** Counts the request. Rejects with ApiError rate_limited when it is one too many. */
   async admit(request: IncomingMessage): Promise<void> {
-    if (this.#perSecond > 0 && (await this.#hits.increment(keyOf(request))).totalHits > this.#perSecond) throw this.#refusal()
+    if (await this.isExceeded(request)) throw this.#refusal()
   }
 
   middleware(refuseStream: (response: ServerResponse) => void): RequestHandler {

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import { get, type IncomingMessage } from 'node:http'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { rawGet } from '../support/raw.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
@@ -75,5 +77,48 @@ describe('a poll that is spared Express gets the same answer, header for header'
     const ask = (index: number): Promise<string> => answerTo(limited.url, '/v1/channels/items/changes?since=zzzz.1', [LANE, `X-Forwarded-For: 10.0.0.${index % 100}`])
     const answers = await Promise.all(Array.from({ length: 100 }, (_, index) => ask(index)))
     expect(answers.filter((answer) => answer.startsWith('429'))).toEqual([])
+  })
+})
+
+/** The head of a stream, and its bytes until it has caught up or ends. */
+async function beginningOf(url: string, accept: string | undefined): Promise<string> {
+  const request = get(url, { agent: false, headers: accept === undefined ? {} : { accept } })
+  const [response] = await once(request, 'response') as [IncomingMessage]
+  let text = ''
+  for await (const chunk of response.setEncoding('utf8')) {
+    text += String(chunk)
+    if (text.includes('"more":false')) break
+  }
+  request.destroy()
+  return `${response.statusCode ?? ''}\n${response.rawHeaders.join('\n').replace(/\nDate\n.*/, '')}\n\n${text.replace(/retry: ?\d+/g, 'retry')}`
+}
+
+describe('a stream that is spared Express begins in the same way', () => {
+  const plain = 'text/event-stream, text/html'
+  for (const [what, path] of [
+    ['with its whole state', 'items/stream'],
+    ['with a delta', 'items/stream?last_event_id=SINCE'],
+    ['filtered', 'items/stream?grp=g1'],
+    ['of a private channel', 'secrets/stream'],
+    ['with an unknown filter', 'items/stream?colour=red'],
+    ['with a malformed cursor', 'items/stream?last_event_id=%00'],
+    ['of no channel', 'nothing/stream'],
+    ['with a slash at the end', 'items/stream/'],
+  ] as const) {
+    it(what, async () => {
+      const url = `${server.url}/v1/channels/${path.replace('SINCE', since)}`
+      const [expected, ...others] = await Promise.all([plain, 'text/event-stream', '*/*', undefined].map((accept) => beginningOf(url, accept)))
+      expect(expected).toContain(path.startsWith('items/stream') && !path.includes('colour') ? '"more":false' : '\n')
+      for (const other of others) expect(other).toBe(expected)
+    })
+  }
+
+  it('when one address asks too often', async () => {
+    const limited = await startTestServer({ database: server.database, environment: { RATE_LIMIT: '1' } })
+    const url = `${limited.url}/v1/channels/items/stream?last_event_id=zzzz.1`
+    const beginnings = await Promise.all(Array.from({ length: 20 }, (_, index) => beginningOf(url, index % 2 === 0 ? plain : '*/*')))
+    const refused = beginnings.filter((beginning) => !beginning.includes('"more"'))
+    expect(refused.length).toBeGreaterThan(10)
+    expect(new Set(refused).size).toBe(1)
   })
 })

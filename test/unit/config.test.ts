@@ -18,7 +18,7 @@ describe('the configuration', () => {
   it('has the documented defaults', () => {
     expect(readConfig({})).toMatchObject({
       host: '127.0.0.1', port: 8080, databaseUrl: null, listenUrl: null, logLevel: 'info', maxStreams: 20_000, maxStreamsPerAddress: 0,
-      rateLimit: 200, trustProxy: false, drainSeconds: 3, retentionMs: 24 * 3_600_000, retentionBytes: 1e9, poolMax: 10, migrates: true, hasDemo: null,
+      rateLimit: 200, trustProxy: false, drainSeconds: 3, retentionMs: 24 * 3_600_000, retentionBytes: 1e9, ringBytes: 32e6, cacheBytes: 64e6, poolMax: 10, migrates: true, hasDemo: null,
     })
   })
 
@@ -26,10 +26,10 @@ describe('the configuration', () => {
     const url = 'postgres://me@db/app'
     expect(readConfig({
       HOST: '::1', PORT: '0', DATABASE_URL: url, LISTEN_URL: 'postgresql://me@direct/app', LOG_LEVEL: 'debug', MAX_STREAMS: '5', MAX_STREAMS_PER_IP: '2',
-      RATE_LIMIT: '0', TRUST_PROXY: '2', DRAIN_SECONDS: '0.5', RETENTION_HOURS: '0.5', RETENTION_BYTES: '1e6', POOL_MAX: '6', MIGRATE: 'off', DEMO: '1',
+      RATE_LIMIT: '0', TRUST_PROXY: '2', DRAIN_SECONDS: '0.5', RETENTION_HOURS: '0.5', RETENTION_BYTES: '1e6', RING_BYTES: '2e6', CACHE_BYTES: '3e6', POOL_MAX: '6', MIGRATE: 'off', DEMO: '1',
     })).toMatchObject({
       host: '::1', port: 0, databaseUrl: url, listenUrl: 'postgresql://me@direct/app', logLevel: 'debug', maxStreams: 5, maxStreamsPerAddress: 2,
-      rateLimit: 0, trustProxy: 2, drainSeconds: 0.5, retentionMs: 1_800_000, retentionBytes: 1_000_000, poolMax: 6, migrates: false, hasDemo: true,
+      rateLimit: 0, trustProxy: 2, drainSeconds: 0.5, retentionMs: 1_800_000, retentionBytes: 1_000_000, ringBytes: 2e6, cacheBytes: 3e6, poolMax: 6, migrates: false, hasDemo: true,
     })
     expect(readConfig({ PORT: ' ', DATABASE_URL: '', MIGRATE: '' })).toMatchObject({ port: 8080, databaseUrl: null, migrates: true })
   })
