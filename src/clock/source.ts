@@ -9,6 +9,7 @@ import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReadin
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { readCatalog } from './catalog.ts'
+import { keyOf, openRuns, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './runs.ts'
 import { FOLDED_CHANGES, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 
 /** A batch is at most so many rows, or about so many bytes: two are in memory, one that is rendered and one that is on its way. */
@@ -125,6 +126,7 @@ export class DatabaseSource implements ChangeSource {
       version: version.number,
       later,
       rows: (window) => readRows(client, window),
+      runs: (window) => openRuns(client, window),
       close: async () => {
         try {
           await client.query('rollback')
@@ -220,18 +222,16 @@ async function* readFolded(client: PoolClient, values: readonly unknown[]): Asyn
   await client.query('rollback')
 }
 
-async function* readRows(client: PoolClient, { channel: { table, columns }, filters }: Window): AsyncIterable<readonly StateRow[]> {
-  const published = columns.map(({ name, exactAs }) => `t.${quoteIdentifier(name)}${exactAs === null ? '' : `::${exactAs} as ${quoteIdentifier(name)}`}`).join(', ')
-  const key = table.keyColumns.map((name, index) => `'${`${index === 0 ? '{' : ','}${JSON.stringify(name)}:`.replaceAll(`'`, `''`)}' || to_json(published.${quoteIdentifier(name)})::text`).join(' || ')
+async function* readRows(client: PoolClient, { channel, filters }: Window): AsyncIterable<readonly StateRow[]> {
   const conditions = [...filters.keys()].map((name, index) => {
-    const type = table.columns.find((column) => column.name === name)?.comparedAs ?? 'text'
+    const type = channel.table.columns.find((column) => column.name === name)?.comparedAs ?? 'text'
     return `t.${quoteIdentifier(name)}::${type} = $${index + 1}::text::${type}`
   })
   // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
   await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
-  await declare(client, `declare state no scroll cursor for select ${key} || '}', row_to_json(published.*)::text
-    from (select ${published} from ${table.isPartitioned ? '' : 'only '}${table.name} t${
-    conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`, [...filters.values()].map((value) => jsonText(value)))
+  await declare(client, `declare state no scroll cursor for select ${keyOf(channel)}, row_to_json(published.*)::text
+    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`,
+  [...filters.values()].map((value) => jsonText(value)))
   yield* fetchAll<StateRow>({ bytesOf: ([, row]) => row.length,
     fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' })).rows })
   await client.query('close state')
@@ -254,19 +254,10 @@ async function* fetchAll<Row>({ fetch, bytesOf }: { fetch: (count: number) => Pr
 }
 
 async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {
-  try {
-    await client.query(cursor, [...values])
-  } catch (error) {
-    if (sqlState(error) === '42703') throw new RangeLost('a column is not there any more', { cause: error })
-    throw error
-  }
+  await client.query(cursor, [...values]).catch(toRangeLost)
 }
 
 /** A canonical filter value as the text that its type reads. */
 function jsonText(value: string): string {
   return value.startsWith('"') ? String(JSON.parse(value)) : value
-}
-
-export function quoteIdentifier(name: string): string {
-  return `"${name.replaceAll('"', '""')}"`
 }

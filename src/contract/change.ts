@@ -99,6 +99,8 @@ export interface StateReading {
   readonly version: number
   /** Batches, window by window, in the order asked. */
   rows(window: Window): AsyncIterable<readonly StateRow[]>
+  /** The same as runs of upserts, up to a thousand in each, where PostgreSQL can write them down by itself; else null. */
+  runs(window: Window): Promise<AsyncIterable<string> | null>
   /** What happened between the rows and `version`: the last state of each key, by the key's JSON. */
   readonly later: ReadonlyMap<number, ReadonlyMap<string, LoggedChange>>
   close(): Promise<void>

@@ -5,6 +5,7 @@
 import { LRUCache } from 'lru-cache'
 import { RangeLost, type ChangeSource, type LoggedChange, type Window } from '../contract/change.ts'
 import { filterKey, foldChanges, PartBuilder, WindowRenderer } from './fold.ts'
+import { oneLine } from './render.ts'
 import type { Ring } from './ring.ts'
 import { Spool } from './spool.ts'
 
@@ -210,6 +211,16 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
       const builder = new PartBuilder()
       const channel = window.channel.name
       const later = [...reading.later.get(window.channel.table.id)?.values() ?? []]
+      const runs = later.length === 0 && renderer.takesRuns ? await reading.runs(window) : null
+      if (runs !== null) {
+        let isEmpty = true
+        for await (const run of runs) {
+          isEmpty = false
+          yield { channel, changes: Buffer.from(oneLine(run)) }
+        }
+        if (isEmpty) yield { channel, changes: builder.take() }
+        continue
+      }
       const outdated = new Set(later.map(({ key }) => renderer.key(key ?? '{}')))
       for await (const rows of reading.rows(window)) {
         for (const row of rows) {

@@ -50,6 +50,11 @@ export class WindowRenderer {
     this.#filterColumns = this.#filterNames.map((name) => channel.table.columns.find((column) => column.name === name))
   }
 
+  /** Whether rows of a state are as they should be when PostgreSQL has written them. */
+  get takesRuns(): boolean {
+    return this.#statePlan === null
+  }
+
   /** The change as JSON; null when it does not concern the window. */
   change({ key, newRow, oldFilters }: LoggedChange): string | null {
     if (key === null) return null

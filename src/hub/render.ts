@@ -73,7 +73,7 @@ export function splitChanges(text: string): string[] {
 }
 
 /** A json column keeps its line breaks, which end a line of an event stream; outside strings they mean nothing. */
-function oneLine(raw: string): string {
+export function oneLine(raw: string): string {
   return raw.includes('\n') || raw.includes('\r') ? raw.replace(/[\r\n]+/g, ' ') : raw
 }
 

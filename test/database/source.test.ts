@@ -242,6 +242,64 @@ describe.skipIf(!hasPostgres)('the source', () => {
     await database.query('update freshet.state set floor = 0')
     await (await source.openState([window], ticker.versionAfter)).close()
   })
+
+  describe('runs that PostgreSQL has written hold what the rows do', () => {
+    /** Null: there are none. */
+    async function runsOf(name: string): Promise<{ readonly runs: readonly string[]; readonly rows: readonly string[] } | null> {
+      await ticker.tick()
+      const window = await windowOf(name)
+      const reading = await source.openState([window], ticker.versionAfter)
+      const rows: string[] = []
+      const opened = await reading.runs(window)
+      const runs: string[] = []
+      for await (const run of opened ?? []) runs.push(run)
+      for await (const batch of reading.rows(window)) rows.push(...batch.map(([key, row]) => `{"op":"upsert","key":${key},"row":${row}}`))
+      await reading.close()
+      return opened === null ? null : { runs, rows }
+    }
+
+    it.each([
+      ['of no rows', 'id int primary key', 'select where false'],
+      ['of many pages', 'id int primary key, label text', `select i, 'row number ' || i from generate_series(1, 20000) i`],
+      ['of the smallest rows', 'id int2 primary key', 'select i from generate_series(1, 5000) i'],
+      ['of a key in parts, with names that must be quoted', `"a ""b'" text, t int, published int, "${'%'}s" int, primary key ("a ""b'", t)`, `select 'x"y' || i, i, null, 1 from generate_series(1, 10) i`],
+      ['of numbers and times', 'id int8 primary key, n numeric, f float8, at timestamptz, d date, b bytea, j json, a int8[]',
+        `select 9007199254740993 + i, 1.10, 'NaN', '-infinity', 'infinity', '\\xff00', E'{"a":\n1}', '{9007199254740993}' from generate_series(1, 10) i`],
+    ])('%s', async (_, columns, rows) => {
+      tables += 1
+      const name = `runs${tables}`
+      await database.query(`create table ${name} (${columns})`)
+      await database.query('select freshet.watch($1::regclass)', [name])
+      await database.query(`insert into ${name} ${rows}`)
+      const read = await runsOf(name)
+      expect(read?.runs.join(',')).toBe(read?.rows.join(','))
+      for (const run of read?.runs ?? []) expect((JSON.parse(`[${run}]`) as unknown[]).length).toBeLessThanOrEqual(1_000)
+    })
+
+    it('after most rows were deleted, a column dropped and others moved', async () => {
+      const name = 'runs_with_holes'
+      await database.query(`create table ${name} (id int primary key, gone text, label text); insert into ${name} select i, 'x', repeat('y', i % 50) from generate_series(1, 9000) i`)
+      await database.query(`alter table ${name} drop column gone; select freshet.watch('${name}'); delete from ${name} where id between 100 and 8000; update ${name} set label = 'moved' where id < 50`)
+      const read = await runsOf(name)
+      expect(read?.rows).toHaveLength(1_099)
+      expect(read?.runs.join(',')).toBe(read?.rows.join(','))
+    })
+
+    it('but are not written where a value may be larger than a page, nor of a table in parts, nor through a filter', async () => {
+      await database.query(`create table wide (id int primary key, label text); alter table wide alter label set storage external; select freshet.watch('wide')`)
+      expect(await runsOf('wide')).not.toBeNull()
+      await database.query(`insert into wide values (1, repeat('x', 100000))`)
+      expect(await runsOf('wide')).toBeNull()
+      await database.query(`create table parted (id int primary key) partition by range (id); create table parted_1 partition of parted for values from (0) to (10); select freshet.watch('parted')`)
+      expect(await runsOf('parted')).toBeNull()
+      await database.query(`create table sorted (id int primary key, grp text); select freshet.watch('sorted', filters => '{grp}')`)
+      await ticker.tick()
+      const window = { ...await windowOf('sorted'), filters: new Map([['grp', '"a"']]) }
+      const reading = await source.openState([window], ticker.versionAfter)
+      expect(await reading.runs(window)).toBeNull()
+      await reading.close()
+    })
+  })
 })
 
 describe.skipIf(!hasPostgres)('under writers', () => {

@@ -174,6 +174,7 @@ export class ModelSource implements ChangeSource {
       version, later: new Map(),
       // eslint-disable-next-line @typescript-eslint/require-await -- as the interface has it
       async *rows(window) { yield read.get(window) ?? [] },
+      runs: () => Promise.resolve(null),
       close: () => Promise.resolve(),
     }
   }

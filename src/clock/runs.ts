@@ -1,0 +1,77 @@
+/**
+ * A table's rows as the contract writes them, by PostgreSQL itself: a text for every few pages of the table instead of a row at a time, each
+ * of which would have to pass through JavaScript. What it saves: two thirds of the time of a first state. Promise: the same upserts as row by row.
+ */
+import { RangeLost, type ChannelDefinition, type Window } from '../contract/change.ts'
+import { sqlState, type PoolClient } from '../database/pool.ts'
+
+/** A page of 8 kB holds at most 291 rows: so many pages are less than a thousand changes. */
+const PAGES_A_RUN = 3
+/** Two answers are in memory, one that is used and one that is on its way. */
+const RUNS_A_QUERY = 12
+
+/**
+ * Null where the rows must be read one by one: of some only (there may be an index for them), of a table in parts, or with values outside of
+ * the table's own pages, of which a run might hold gigabytes.
+ */
+export async function openRuns(client: PoolClient, { channel, filters }: Window): Promise<AsyncIterable<string> | null> {
+  if (filters.size > 0 || channel.table.isPartitioned) return null
+  // Asked with the snapshot that reads the rows: what comes behind the last page now is not seen by it.
+  const { rows: [table] } = await client.query<{ pages: string }>(`
+    select pg_relation_size(pg_class.oid) / current_setting('block_size')::int as pages from pg_class join pg_am on pg_am.oid = relam
+    where pg_class.oid = $1::regclass and amname = 'heap' and (reltoastrelid = 0 or pg_relation_size(reltoastrelid) = 0)`, [channel.table.name])
+  return table === undefined ? null : readRuns(client, channel, Number(table.pages))
+}
+
+async function* readRuns(client: PoolClient, channel: ChannelDefinition, pages: number): AsyncGenerator<string> {
+  await client.query('set local enable_tidscan = on')
+  const runs = Array.from({ length: RUNS_A_QUERY }, (_, index) => `(select string_agg('{"op":"upsert","key":' || ${keyOf(channel)} || ',"row":' || row_to_json(published.*)::text || '}', ',')
+    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.ctid >= $${index + 1}::tid and t.ctid < $${index + 2}::tid) as published)`)
+  const ask = async (page: number): Promise<readonly (string | null)[]> => {
+    const { rows: [row] } = await client.query<(string | null)[]>({
+      name: '', text: `select ${runs.join(', ')}`, rowMode: 'array',
+      values: Array.from({ length: RUNS_A_QUERY + 1 }, (_, index) => `(${page + index * PAGES_A_RUN},0)`),
+    }).catch(toRangeLost)
+    return row ?? []
+  }
+  const step = RUNS_A_QUERY * PAGES_A_RUN
+  let coming = ask(0)
+  try {
+    for (let page = 0; page < pages; page += step) {
+      const texts = await coming
+      if (page + step < pages) coming = ask(page + step)
+      // Whoever stops here is not told of its end: that there is one must not end the process.
+      coming.catch(() => undefined)
+      for (const text of texts) if (text !== null) yield text
+    }
+  } finally {
+    await coming.catch(() => undefined)
+  }
+}
+
+/** The columns that a channel publishes, of `t`, each in the form in which row_to_json keeps every digit. */
+export function publishedColumns({ columns }: ChannelDefinition): string {
+  return columns.map(({ name, exactAs }) => `t.${quoteIdentifier(name)}${exactAs === null ? '' : `::${exactAs} as ${quoteIdentifier(name)}`}`).join(', ')
+}
+
+/** The key of a row of `published`, as row_to_json would write it. */
+export function keyOf({ table }: ChannelDefinition): string {
+  const members = table.keyColumns.map((name, index) =>
+    `'${`${index === 0 ? '{' : ','}${JSON.stringify(name)}:`.replaceAll(`'`, `''`)}' || to_json(published.${quoteIdentifier(name)})::text`)
+  return `${members.join(' || ')} || '}'`
+}
+
+/** The table, without those that inherit from it. */
+export function tableOf({ table }: ChannelDefinition): string {
+  return `${table.isPartitioned ? '' : 'only '}${table.name}`
+}
+
+/** Rejects. A column that is not there any more is the reader's to ask anew about. */
+export function toRangeLost(error: unknown): never {
+  if (sqlState(error) === '42703') throw new RangeLost('a column is not there any more', { cause: error })
+  throw error
+}
+
+export function quoteIdentifier(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`
+}
