@@ -25,7 +25,7 @@ export async function openRuns(client: PoolClient, { channel, filters }: Window)
 
 async function* readRuns(client: PoolClient, channel: ChannelDefinition, pages: number): AsyncGenerator<string> {
   await client.query('set local enable_tidscan = on')
-  const runs = Array.from({ length: RUNS_A_QUERY }, (_, index) => `(select string_agg('{"op":"upsert","key":' || ${keyOf(channel)} || ',"row":' || row_to_json(published.*)::text || '}', ',')
+  const runs = Array.from({ length: RUNS_A_QUERY }, (_, index) => `(select string_agg(${keyOf(channel, '{"op":"upsert","key":', ',"row":')} || row_to_json(published.*)::text || '}', ',')
     from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.ctid >= $${index + 1}::tid and t.ctid < $${index + 2}::tid) as published)`)
   const ask = async (page: number): Promise<readonly (string | null)[]> => {
     const { rows: [row] } = await client.query<(string | null)[]>({
@@ -54,11 +54,15 @@ export function publishedColumns({ columns }: ChannelDefinition): string {
   return columns.map(({ name, exactAs }) => `t.${quoteIdentifier(name)}${exactAs === null ? '' : `::${exactAs} as ${quoteIdentifier(name)}`}`).join(', ')
 }
 
-/** The key of a row of `published`, as row_to_json would write it. */
-export function keyOf({ table }: ChannelDefinition): string {
+/** The key of a row of `published`, as row_to_json would write it, between two texts. */
+export function keyOf({ table }: ChannelDefinition, before = '', after = ''): string {
   const members = table.keyColumns.map((name, index) =>
-    `'${`${index === 0 ? '{' : ','}${JSON.stringify(name)}:`.replaceAll(`'`, `''`)}' || to_json(published.${quoteIdentifier(name)})::text`)
-  return `${members.join(' || ')} || '}'`
+    `${literal(`${index === 0 ? `${before}{` : ','}${JSON.stringify(name)}:`)} || to_json(published.${quoteIdentifier(name)})::text`)
+  return `${members.join(' || ')} || ${literal(`}${after}`)}`
+}
+
+function literal(text: string): string {
+  return `'${text.replaceAll(`'`, `''`)}'`
 }
 
 /** The table, without those that inherit from it. */
