@@ -60,6 +60,11 @@ export class History {
     return leap >= 0 && (next === undefined || number <= next.leaptFrom)
   }
 
+  /** The first version after one that was lost in a crash; 0 if it was not. */
+  leapOver(number: number): number {
+    return this.wasIssued(number) ? 0 : this.#leaps.find((leap) => leap.number > number)?.number ?? 0
+  }
+
   /** Whether the version that each of the windows' tables begins at has arrived: the catalog may be ahead of the versions. */
   knows(windows: readonly Window[]): boolean {
     return windows.every(({ channel }) => this.#touched.has(channel.table.id))

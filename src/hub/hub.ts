@@ -348,10 +348,13 @@ export class Hub {
   }
 
   async #reset(given: readonly Window[], cursor: Version | null): Promise<Answer> {
+    // Who holds a version that was lost must not be sent back to one before it: a client's versions only grow.
+    const leap = cursor?.epoch === this.epoch ? this.#history.leapOver(cursor.number) : 0
     for (let attempt = 1; ; attempt += 1) {
       const windows = this.#current(given)
       try {
-        return { kind: 'delta', ...await this.#answerer.state(windows, (upTo) => this.#history.lastTouched(windows, upTo), this.#lastTouchedFor(windows, cursor)) }
+        const name = (upTo: number): number => Math.max(this.#history.lastTouched(windows, upTo), Math.min(leap, upTo))
+        return { kind: 'delta', ...await this.#answerer.state(windows, name, Math.max(leap, this.#lastTouchedFor(windows, cursor))) }
       } catch (error) {
         if (!(error instanceof RangeLost)) throw error
         // A table that is truncated again and again, or gone, would keep us here for ever.

@@ -7,7 +7,7 @@ import { basename, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, describe, expect, it } from 'vitest'
 import {
   defaultStateDirectory, EmbeddedError, locateBinaries, startEmbedded, type Binaries, type EmbeddedOptions, type EmbeddedServer,
 } from '../../src/database/embedded.ts'
@@ -34,6 +34,24 @@ async function scratch(mode = 0o755): Promise<string> {
   await chmod(directory, mode)
   return directory
 }
+
+let used: string | undefined
+
+/** A directory as a server has left it: creating the data takes most of a start's time. */
+async function usedScratch(): Promise<string> {
+  if (used === undefined) {
+    used = await mkdtemp(join(tmpdir(), 'freshet-embedded-'))
+    await (await startEmbedded({ directory: used })).stop()
+  }
+  const directory = join(await scratch(), 'state')
+  // Nothing of Node's keeps owners.
+  spawnSync('cp', ['-a', used, directory])
+  return directory
+}
+
+afterAll(async () => {
+  if (used !== undefined) await rm(used, { recursive: true, force: true })
+})
 
 async function start(directory: string, options: Partial<EmbeddedOptions> = {}): Promise<EmbeddedServer> {
   const server = await startEmbedded({ directory, ...options })
@@ -139,7 +157,7 @@ describe('an embedded server', { timeout: 60_000 }, () => {
   })
 
   it('takes another port when the last one is taken', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const first = await start(directory)
     await first.stop()
     const squatter = createServer().listen(first.port, '127.0.0.1')
@@ -151,7 +169,7 @@ describe('an embedded server', { timeout: 60_000 }, () => {
   })
 
   it('leaves no process behind when stopped, even twice and with a client connected', async () => {
-    const server = await start(await scratch())
+    const server = await start(await usedScratch())
     const client = new pg.Client({ connectionString: server.url })
     const dropped = new Promise((resolve) => client.on('error', resolve))
     await client.connect()
@@ -162,7 +180,7 @@ describe('an embedded server', { timeout: 60_000 }, () => {
   })
 
   it('logs an unexpected end, and can be started again', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     let died: (detail: unknown) => void = () => undefined
     const death = new Promise((resolve) => { died = resolve })
     const server = await start(directory, { log: (message, detail) => { if (message.includes('unexpectedly')) died(detail) } })
@@ -175,7 +193,7 @@ describe('an embedded server', { timeout: 60_000 }, () => {
 
 describe('a start', { timeout: 60_000 }, () => {
   it('is refused while another server runs in the directory', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const server = await start(directory)
     const second = startEmbedded({ directory })
     await expect(second).rejects.toThrow(EmbeddedError)
@@ -184,13 +202,13 @@ describe('a start', { timeout: 60_000 }, () => {
   })
 
   it('is won by one of two that begin together', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const results = await Promise.allSettled([start(directory), start(directory)])
     expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected'])
   })
 
   it('is refused, and stops nothing, while the Node process that runs the server lives', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const child = startInChild(directory)
     const { url } = await firstLine(child)
     await expect(startEmbedded({ directory })).rejects.toThrow(`process ${child.pid ?? 0}`)
@@ -199,7 +217,7 @@ describe('a start', { timeout: 60_000 }, () => {
   })
 
   it('recovers the server that a killed Node process left running', async () => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const child = startInChild(directory)
     const orphan = await firstLine(child)
     await query(orphan.url, 'create table kept as select 7 as answer')
@@ -225,7 +243,7 @@ describe('a start', { timeout: 60_000 }, () => {
   })
 
   it.each(['is empty', 'names a stranger'])('passes the postmaster.pid of a crashed machine, which %s', async (content) => {
-    const directory = await scratch()
+    const directory = await usedScratch()
     const server = await start(directory)
     const path = join(directory, 'data', 'postmaster.pid')
     const lock = await readFile(path, 'utf8')
@@ -252,8 +270,7 @@ describe('a start', { timeout: 60_000 }, () => {
   })
 
   it('names the cure when the password file is gone', async () => {
-    const directory = await scratch()
-    await (await start(directory)).stop()
+    const directory = await usedScratch()
     await rm(join(directory, 'password'))
     await expect(startEmbedded({ directory })).rejects.toThrow(/password.*missing.*delete/)
   })

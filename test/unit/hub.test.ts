@@ -102,6 +102,20 @@ describe('what changed since a version', () => {
     expect(await hub.answer([ALL], at(last))).toEqual({ kind: 'unchanged' })
   })
 
+  it('does not send who holds a version that was lost back to one before it', async () => {
+    const { hub, model, commit } = await loaded()
+    const last = commit(row(1))
+    const leap = model.leap(5_000)
+    hub.accept(leap)
+    expect((await read(await hub.answer([ALL], null))).version).toBe(last)
+    const anew = await read(await hub.answer([ALL], at(last + 1)))
+    expect(anew).toMatchObject({ since: null, version: leap.number })
+    expect(anew.changes).toContain('"id":1')
+    // Where it is now is as good as any other version.
+    expect(await hub.answer([ALL], at(leap.number))).toEqual({ kind: 'unchanged' })
+    expect((await read(await hub.answer([ALL], null))).version).toBe(last)
+  })
+
   it('Resumable: waits a moment for a version that another node has issued already', async () => {
     const { hub, model } = await loaded()
     const version = model.commit([row(1)])
