@@ -14,7 +14,7 @@ import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
-import { setHeaders, setVary, VARYING } from './headers.ts'
+import { ANY_ORIGIN, setHeaders, setVary, VARYING } from './headers.ts'
 import { fastLane } from './lane.ts'
 import { RateLimit } from './limit.ts'
 import { answerFailure, methods, problemHandler } from './problem.ts'
@@ -121,10 +121,6 @@ function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDra
 }
 
 const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']
-const ANY_ORIGIN = [
-  'Access-Control-Allow-Origin', '*',
-  'Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age',
-]
 
 /** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
 function answer(response: Response, type: string, body: string): void {

@@ -5,7 +5,7 @@
 import type { IncomingMessage, RequestListener, Server } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { ApiError } from '../errors.ts'
-import { setVary } from './headers.ts'
+import { ANY_ORIGIN, setHeaders, setVary } from './headers.ts'
 import { sendProblem, sendProblemRaw } from './problem.ts'
 
 const MAX_ADDRESS_BYTES = 8_192
@@ -24,6 +24,8 @@ export function guarded(app: RequestListener): RequestListener {
       return
     }
     setVary(url, response)
+    // Nothing of any channel is in it.
+    if (url.startsWith('/v1/')) setHeaders(response, ANY_ORIGIN)
     // What follows on this connection cannot be trusted to be what it seems.
     response.setHeader('Connection', 'close')
     sendProblem(response, fault)

@@ -14,3 +14,9 @@ export const VARYING = ['Vary', 'Prefer, Accept-Encoding']
 export function setVary(url: string, response: ServerResponse): void {
   if (CHANGES.test(url)) setHeaders(response, VARYING)
 }
+
+/** For any page, whatever its origin, without credentials; and what its script may read. */
+export const ANY_ORIGIN = [
+  'Access-Control-Allow-Origin', '*',
+  'Access-Control-Expose-Headers', 'ETag, Poll-After-Ms, Poll-Interval, Poll-Reason, Preference-Applied, Retry-After, Age',
+]

@@ -77,6 +77,14 @@ describe('a path', () => {
   })
 })
 
+describe('a request that the application never sees', () => {
+  it('is refused so that a page of any origin can read why, if it was about channels', async () => {
+    const refused = await rawGet(server.url, `${CHANGES}?grp=${'a'.repeat(8_192)}`)
+    expect([refused.headers.get('access-control-allow-origin'), refused.headers.get('vary')]).toEqual(['*', 'Prefer, Accept-Encoding'])
+    expect((await rawGet(server.url, `/${'a'.repeat(9_000)}`)).headers.get('access-control-allow-origin') ?? null).toBeNull()
+  })
+})
+
 describe('a query', () => {
   const many = Array.from({ length: 1_500 }, (_, index) => `p${index}`).join('&')
   it.each<[string, string]>([

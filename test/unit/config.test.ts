@@ -18,7 +18,7 @@ describe('the configuration', () => {
   it('has the documented defaults', () => {
     expect(readConfig({})).toMatchObject({
       host: '127.0.0.1', port: 8080, databaseUrl: null, listenUrl: null, logLevel: 'info', maxStreams: 20_000, maxStreamsPerAddress: 0,
-      rateLimit: 200, trustProxy: false, drainSeconds: 3, retentionMs: 24 * 3_600_000, retentionBytes: 1e9, ringBytes: 32e6, cacheBytes: 64e6, poolMax: 10, migrates: true, hasDemo: null,
+      rateLimit: 200, pollBudget: 0, trustProxy: false, drainSeconds: 3, retentionMs: 24 * 3_600_000, retentionBytes: 1e9, ringBytes: 32e6, cacheBytes: 64e6, poolMax: 10, migrates: true, hasDemo: null,
     })
   })
 
@@ -26,10 +26,10 @@ describe('the configuration', () => {
     const url = 'postgres://me@db/app'
     expect(readConfig({
       HOST: '::1', PORT: '0', DATABASE_URL: url, LISTEN_URL: 'postgresql://me@direct/app', LOG_LEVEL: 'debug', MAX_STREAMS: '5', MAX_STREAMS_PER_IP: '2',
-      RATE_LIMIT: '0', TRUST_PROXY: '2', DRAIN_SECONDS: '0.5', RETENTION_HOURS: '0.5', RETENTION_BYTES: '1e6', RING_BYTES: '2e6', CACHE_BYTES: '3e6', POOL_MAX: '6', MIGRATE: 'off', DEMO: '1',
+      RATE_LIMIT: '0', POLL_BUDGET: '50', TRUST_PROXY: '2', DRAIN_SECONDS: '0.5', RETENTION_HOURS: '0.5', RETENTION_BYTES: '1e6', RING_BYTES: '2e6', CACHE_BYTES: '3e6', POOL_MAX: '6', MIGRATE: 'off', DEMO: '1',
     })).toMatchObject({
       host: '::1', port: 0, databaseUrl: url, listenUrl: 'postgresql://me@direct/app', logLevel: 'debug', maxStreams: 5, maxStreamsPerAddress: 2,
-      rateLimit: 0, trustProxy: 2, drainSeconds: 0.5, retentionMs: 1_800_000, retentionBytes: 1_000_000, ringBytes: 2e6, cacheBytes: 3e6, poolMax: 6, migrates: false, hasDemo: true,
+      rateLimit: 0, pollBudget: 50, trustProxy: 2, drainSeconds: 0.5, retentionMs: 1_800_000, retentionBytes: 1_000_000, ringBytes: 2e6, cacheBytes: 3e6, poolMax: 6, migrates: false, hasDemo: true,
     })
     expect(readConfig({ PORT: ' ', DATABASE_URL: '', MIGRATE: '' })).toMatchObject({ port: 8080, databaseUrl: null, migrates: true })
   })
@@ -41,6 +41,8 @@ describe('the configuration', () => {
   it.each([
     [{ PORT: 'http' }, 'PORT is "http"; set it to a number from 0 to 65535.'],
     [{ PORT: '65536' }, 'PORT is "65536"; set it to a number from 0 to 65535.'],
+    [{ POLL_BUDGET: '-1' }, 'POLL_BUDGET is "-1"; set it to a number from 0 to 9007199254740991.'],
+    [{ RING_BYTES: '32' }, 'RING_BYTES is "32"; set it to a number from 1000000 to 9007199254740991.'],
     [{ POOL_MAX: '5' }, 'POOL_MAX is "5"; set it to a number from 6 to 1000.'],
     [{ RETENTION_HOURS: '-1' }, 'RETENTION_HOURS is "-1"; set it to a number from 0.001 to 9007199254740991.'],
     [{ MIGRATE: 'maybe' }, 'MIGRATE is "maybe"; set it to 1 or 0.'],
