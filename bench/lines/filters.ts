@@ -10,7 +10,7 @@ import { median } from '../statistics.ts'
 import { keepPace } from '../subjects.ts'
 
 const ROUNDS = 3
-const ROUND_MS = 2_000
+const ROUND_MS = 1_500
 const EVERY_MS = 8
 const FEW = 100
 
