@@ -68,11 +68,12 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   from unnest(watched.key_columns) with ordinality as keys (name, position)
 $$;
 
--- The columns of these names whose types are not among those given. Of a text, only with a collation that makes different texts equal.
+-- The columns of these names whose types are not among those given, nor plain enumerations; and texts whose collation makes different ones equal.
 create function freshet.columns_not_of(relation regclass, names text[], types regtype[]) returns setof pg_attribute
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_attribute.* from pg_attribute join pg_type on pg_type.oid = atttypid left join pg_collation on pg_collation.oid = attcollation
-  where attrelid = relation and attname = any (names) and not (typtype = 'e' or atttypid = any (types) and coalesce(collisdeterministic, true))
+  where attrelid = relation and attname = any (names) and not (atttypid = any (types) and coalesce(collisdeterministic, true)
+    or typtype = 'e' and not exists (select from pg_cast where castsource = atttypid and casttarget = 'json'::regtype))
 $$;
 
 -- Whether equal keys always render alike. Numbers do not (1.0 and 1.00), nor do texts of some collations.
@@ -100,7 +101,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- What a statement touched. A changed key is touched twice: the old one (gone, or taken over by another row) and the new one.
--- The join is on the keys, each of which is unique on its side; it costs less than grouping the two sides.
+-- The join is on the keys, which costs less than grouping the two sides. (Where actions of foreign keys name one twice, folding makes it one.)
 create function freshet.touched_keys(watched freshet.tables, operation text, given boolean) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case operation
@@ -254,14 +255,17 @@ end
 $$;
 
 -- The settings that say how the captured columns are written, as the contract has it, whatever the writer's session says. Each costs
--- every statement something, so those that cannot matter are left out; with a type that is not known here, all of them are there.
+-- every statement something, so those that cannot matter are left out; with a type that is not known here, all of them are there, and
+-- with a column that is worked out as it is read, from whatever others. (A column that changes its type is written by the old rules until
+-- that is noticed, within a minute, and its channels start anew.)
 create function freshet.pinned_formats(watched freshet.tables) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with captured as (
     select atttypid::regtype as type
     from freshet.columns_not_of(watched.relation, (select array_agg(name) from freshet.captured_columns(watched)),
       array['int2', 'int4', 'int8', 'oid', 'numeric', 'bool', 'uuid', 'text', 'varchar', 'bpchar', 'json', 'jsonb', 'date', 'timestamp']::regtype[])
-    where attrelid = watched.relation
+    union all
+    select 'record' from freshet.captured_columns(watched) join pg_attribute on attrelid = watched.relation and attname = name where attgenerated = 'v'
   )
   select coalesce(string_agg(setting, ' '), '') from (values
     ('{timestamptz}', 'set timezone = ''UTC'''), ('{}', 'set datestyle = ''ISO'''), ('{interval}', 'set intervalstyle = iso_8601'),

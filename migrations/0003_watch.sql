@@ -75,7 +75,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from pg_index
   cross join lateral unnest(indkey::smallint[]) with ordinality as part (attnum, position)
   join pg_attribute on attrelid = indrelid and pg_attribute.attnum = part.attnum
-  where indrelid = target and indisprimary
+  where indrelid = target and indisprimary and position <= indnkeyatts
 $$;
 
 create function freshet.assert_columns(target regclass, names text[], purpose text) returns void

@@ -237,7 +237,10 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
       clock.ring()
       follow()
     },
-    onDown: (error) => log.warn({ err: error }, 'the listener is down: changes arrive by polling until it is back'),
+    onDown: (error) => {
+      log.warn({ err: error }, 'the listener is down: changes arrive by polling until it is back')
+      mendPool(error)
+    },
   })
   const safety = setInterval(() => { if (!clock.isLeading) follow() }, safetyMs)
   const beating = setInterval(() => hub.freshness.beat(), BEAT_MS)

@@ -13,7 +13,7 @@ const DENSE_READS = 3
 const AWAKE_IDLE_MS = 100
 /** How long writers may rely on our reading without hearing from us; renewed at half of it. */
 export const LEASE_MS = 250
-/** Awake, reading takes at most a quarter of PostgreSQL's time, and telling of what was read four fifths of ours. */
+/** Awake, reading takes at most a quarter of PostgreSQL's time, and telling of what was read four fifths of ours; more only where a gap is at its longest. */
 const GAP_PER_READ = 3
 const GAP_PER_TELLING = 0.25
 const GAP_MS = { least: 1, most: 20 }

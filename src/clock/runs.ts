@@ -7,39 +7,41 @@ import { sqlState, type PoolClient } from '../database/pool.ts'
 
 /** A page of 8 kB holds at most 291 rows: so many pages are less than a thousand changes. */
 const PAGES_A_RUN = 3
-/** Two answers are in memory, one that is used and one that is on its way. */
-const RUNS_A_QUERY = 12
+/** An answer is at most so many runs, or about so many bytes: two are in memory, one that is used and one that is on its way. */
+const RUNS_AN_ANSWER = 12
+const BYTES_AN_ANSWER = 1_000_000
 
 /**
- * Null where the rows must be read one by one: of some only (there may be an index for them), of a table in parts, or with values outside of
- * the table's own pages, of which a run might hold gigabytes.
+ * Null where the rows must be read one by one: of some only (there may be an index for them), of a table in parts, with larger pages, or with
+ * values outside of the table's own pages, of which one page may name gigabytes.
  */
 export async function openRuns(client: PoolClient, { channel, filters }: Window): Promise<AsyncIterable<string> | null> {
   if (filters.size > 0 || channel.table.isPartitioned) return null
   // Asked with the snapshot that reads the rows: what comes behind the last page now is not seen by it.
   const { rows: [table] } = await client.query<{ pages: string }>(`
     select pg_relation_size(pg_class.oid) / current_setting('block_size')::int as pages from pg_class join pg_am on pg_am.oid = relam
-    where pg_class.oid = $1::regclass and amname = 'heap' and (reltoastrelid = 0 or pg_relation_size(reltoastrelid) = 0)`, [channel.table.name])
+    where pg_class.oid = $1::regclass and amname = 'heap' and current_setting('block_size')::int <= 8192
+      and (reltoastrelid = 0 or pg_relation_size(reltoastrelid) = 0)`, [channel.table.name])
   return table === undefined ? null : readRuns(client, channel, Number(table.pages))
+}
+
+interface Answer {
+  readonly texts: readonly (string | null)[]
+  /** The page after the last that was read. */
+  readonly next: number
+  /** Of what follows, as this one was. */
+  readonly pages: number
 }
 
 async function* readRuns(client: PoolClient, channel: ChannelDefinition, pages: number): AsyncGenerator<string> {
   await client.query('set local enable_tidscan = on')
-  const runs = Array.from({ length: RUNS_A_QUERY }, (_, index) => `(select string_agg(${keyOf(channel, '{"op":"upsert","key":', ',"row":')} || row_to_json(published.*)::text || '}', ',')
-    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.ctid >= $${index + 1}::tid and t.ctid < $${index + 2}::tid) as published)`)
-  const ask = async (page: number): Promise<readonly (string | null)[]> => {
-    const { rows: [row] } = await client.query<(string | null)[]>({
-      name: '', text: `select ${runs.join(', ')}`, rowMode: 'array',
-      values: Array.from({ length: RUNS_A_QUERY + 1 }, (_, index) => `(${page + index * PAGES_A_RUN},0)`),
-    }).catch(toRangeLost)
-    return row ?? []
-  }
-  const step = RUNS_A_QUERY * PAGES_A_RUN
-  let coming = ask(0)
+  // The first page shows how large the others may be: a value in a page may be compressed, and a null has a name.
+  let coming = readAnswer(client, channel, 0, 1)
   try {
-    for (let page = 0; page < pages; page += step) {
-      const texts = await coming
-      if (page + step < pages) coming = ask(page + step)
+    for (let page = 0; page < pages;) {
+      const { texts, next, pages: fitting } = await coming
+      page = next
+      if (page < pages) coming = readAnswer(client, channel, page, fitting)
       // Whoever stops here is not told of its end: that there is one must not end the process.
       coming.catch(() => undefined)
       for (const text of texts) if (text !== null) yield text
@@ -47,6 +49,19 @@ async function* readRuns(client: PoolClient, channel: ChannelDefinition, pages: 
   } finally {
     await coming.catch(() => undefined)
   }
+}
+
+async function readAnswer(client: PoolClient, channel: ChannelDefinition, page: number, pages: number): Promise<Answer> {
+  const size = Math.min(PAGES_A_RUN, pages)
+  const bounds = Array.from({ length: Math.floor(pages / size) + 1 }, (_, index) => `(${page + index * size},0)`)
+  const runs = bounds.slice(1).map((_, index) => `(select string_agg(${keyOf(channel, '{"op":"upsert","key":', ',"row":')} || row_to_json(published.*)::text || '}', ',')
+    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.ctid >= $${index + 1}::tid and t.ctid < $${index + 2}::tid) as published)`)
+  const { rows: [texts = []] } = await client.query<(string | null)[]>({ text: `select ${runs.join(', ')}`, rowMode: 'array', values: bounds }).catch(toRangeLost)
+  const read = size * runs.length
+  const bytesAPage = texts.reduce((sum, text) => sum + (text?.length ?? 0), 1) / read
+  // Grows by no more than four times: the pages to come may be fuller than these.
+  const fitting = Math.min(PAGES_A_RUN * RUNS_AN_ANSWER, 4 * read, Math.floor(BYTES_AN_ANSWER / bytesAPage))
+  return { texts, next: page + read, pages: Math.max(1, fitting) }
 }
 
 /** The columns that a channel publishes, of `t`, each in the form in which row_to_json keeps every digit. */

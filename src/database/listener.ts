@@ -5,7 +5,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import pgListen, { type Subscriber } from 'pg-listen'
-import { connectionSettings } from './pool.ts'
+import { connectionSettings, Silence } from './pool.ts'
 
 const createSubscriber = pgListen.default
 
@@ -106,7 +106,7 @@ export class Listener {
       })
       this.#timer = setTimeout(() => {
         if (this.#echoed === probe) this.#scheduleProbe(subscriber)
-        else this.#fail(subscriber, new Error('the LISTEN connection is silent (a transaction pooler in between, or a dead network)'), 100)
+        else this.#fail(subscriber, new Silence('the LISTEN connection is silent (a transaction pooler in between, or a dead network)'), 100)
       }, this.#options.probeDeadlineMs)
     }, this.#options.probeEveryMs)
   }

@@ -95,9 +95,14 @@ export function dropConnections(pool: Pool): void {
   for (const client of lent) void (client as unknown as Connection).end()
 }
 
+/** What should have been said was not. */
+export class Silence extends Error {
+  override readonly name = 'Silence'
+}
+
 /** Whether it was our own patience that ended. */
 export function isSilence(error: unknown): boolean {
-  return error instanceof Error && error.message === 'Query read timeout'
+  return error instanceof Silence || (error instanceof Error && error.message === 'Query read timeout')
 }
 
 /** One connection of its own, for what lives in a session: the clock's lock. Throws StartupError where no session would stay its own. */

@@ -4,8 +4,8 @@
  */
 import { LRUCache } from 'lru-cache'
 import { RangeLost, type ChangeSource, type LoggedChange, type Window } from '../contract/change.ts'
-import { filterKey, foldChanges, PartBuilder, WindowRenderer } from './fold.ts'
-import { oneLine } from './render.ts'
+import { filterKey, foldChanges, MAX_PART_BYTES, PartBuilder, WindowRenderer } from './fold.ts'
+import { oneLine, splitChanges } from './render.ts'
 import type { Ring } from './ring.ts'
 import { Spool } from './spool.ts'
 
@@ -133,11 +133,12 @@ export class Answerer {
 
   /** One reading for all who ask the same at the same time. What turns out small is kept, what is large is shared while it is written. */
   async #share(key: string, open: () => Promise<Opened>, { keyOf = () => key, atLeast = 0 }: Sharing = {}): Promise<Delta> {
-    const kept = this.#flights.get(key)
-    const delta = kept === undefined ? null : handOut(await kept)
-    if (delta !== null && delta.version >= atLeast) return delta
-    // One that was begun too early for this reader: the client's next state must not be older than what it has.
-    if (delta !== null) await discard(delta)
+    for (let kept = this.#flights.get(key), last; kept !== undefined && kept !== last; last = kept, kept = this.#flights.get(key)) {
+      const delta = handOut(await kept)
+      if (delta !== null && delta.version >= atLeast) return delta
+      // One that was begun too early for this reader (the client's next state must not be older than what it has): somebody else may have begun another.
+      if (delta !== null) await discard(delta)
+    }
     return this.#begin(key, open, keyOf)
   }
 
@@ -216,7 +217,7 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
         let isEmpty = true
         for await (const run of runs) {
           isEmpty = false
-          yield { channel, changes: Buffer.from(oneLine(run)) }
+          yield* cut(channel, oneLine(run))
         }
         if (isEmpty) yield { channel, changes: builder.take() }
         continue
@@ -241,6 +242,20 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
   } finally {
     await reading.close()
   }
+}
+
+/** A run of changes as one part, or as several if it is too large for one. */
+function *cut(channel: string, run: string): Generator<Part> {
+  if (Buffer.byteLength(run) <= MAX_PART_BYTES) {
+    yield { channel, changes: Buffer.from(run) }
+    return
+  }
+  const builder = new PartBuilder()
+  for (const change of splitChanges(run)) {
+    const finished = builder.add(change)
+    if (finished !== null) yield { channel, changes: finished }
+  }
+  yield { channel, changes: builder.take() }
 }
 
 /** A rendering for one reader; null when it has failed or everybody else has left it. */

@@ -10,7 +10,7 @@ import { deletion, dress, pickValues, planRow, planState, upsert, type RowPlan }
  * but each slow reader of a large answer holds two or three parts.
  */
 const MAX_PART_CHANGES = 1_000
-const MAX_PART_BYTES = 128_000
+export const MAX_PART_BYTES = 128_000
 
 /**
  * The last change of each key, bearing the filter values from before every one: A to B to C must reach A's readers as a delete. Which was

@@ -82,7 +82,7 @@ export class PollEndpoint {
 
   #read(request: IncomingMessage, rawQuery: string, { filters }: ChannelDefinition): PollRequest {
     const [ifNoneMatch, prefer] = [header(request, 'if-none-match'), header(request, 'prefer')]
-    const key = `${rawQuery}\n${ifNoneMatch ?? ''}\n${prefer ?? ''}\n${filters.join('\n')}`
+    const key = `${rawQuery}\n${ifNoneMatch ?? ''}\n${prefer ?? ''}\n${filters.join('\0')}`
     const known = this.#questions.get(key)
     if (known !== undefined) return known
     const query = parsePoll(rawQuery, { ifNoneMatch, prefer }, filters)
@@ -164,7 +164,7 @@ export class PollEndpoint {
     const { advice, headers } = this.#describe(poll, page.next === null ? { epoch, number: version } : null)
     const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
     const body = `${deltaHead(poll.window.channel.name, { epoch, since, version }, page.next !== null)}${page.changes.join(',')}]${next}${adviceTail(advice)}`
-    response.writeHead(200, [...headers, ...JSON_BODY]).end(poll.request.method === 'HEAD' ? undefined : body)
+    response.writeHead(200, [...headers, ...JSON_BODY, 'Content-Length', String(Buffer.byteLength(body))]).end(poll.request.method === 'HEAD' ? undefined : body)
   }
 
   async #send(poll: Poll, delta: Delta, version: Version): Promise<void> {

@@ -1,5 +1,6 @@
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { Listener, type ListenerOptions } from '../../src/database/listener.ts'
+import { isSilence } from '../../src/database/pool.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { startProxy } from '../support/proxy.ts'
 
@@ -18,15 +19,15 @@ describe.skipIf(!hasPostgres)('the listener', () => {
   interface Heard {
     readonly listener: Listener
     readonly payloads: string[]
-    readonly downs: string[]
+    readonly downs: Error[]
     connected: number
   }
 
   function listen(options: Partial<ListenerOptions> = {}): Heard {
     const payloads: string[] = []
-    const downs: string[] = []
+    const downs: Error[] = []
     const listener = new Listener({
-      url: database.url, onNotification: (payload) => payloads.push(payload), onConnected: () => { heard.connected += 1 }, onDown: ({ message }) => downs.push(message), ...options,
+      url: database.url, onNotification: (payload) => payloads.push(payload), onConnected: () => { heard.connected += 1 }, onDown: (error) => downs.push(error), ...options,
     })
     const heard: Heard = { listener, payloads, downs, connected: 0 }
     open.push(listener)
@@ -76,6 +77,7 @@ describe.skipIf(!hasPostgres)('the listener', () => {
     proxy.silence()
     await expect.poll(() => heard.downs).toHaveLength(1)
     expect(heard.listener.isListening).toBe(false)
+    expect(heard.downs.map(isSilence), 'so that other connections are not trusted either').toEqual([true])
     proxy.mend()
     await expect.poll(() => heard.connected).toBe(2)
     await database.query(`notify freshet, 'again'`)

@@ -31,6 +31,12 @@ describe.skipIf(!hasPostgres)('watch and unwatch', async () => {
       { name: 'options', filters: [], columns: null, public: true }, { name: 'other.name-1', filters: [], columns: null, public: true }])
   })
 
+  it('takes the columns that a primary key only includes for what they are', async () => {
+    await query('create table public.including (id int, note text, primary key (id) include (note))')
+    await query(`select freshet.watch('including')`)
+    expect(await captured(database, 'public.including', 'insert into public.including values (1, null)')).toEqual(['{"id":1} → {"id":1,"note":null}'])
+  })
+
   it('does nothing at all the second time, and waits for nobody', async () => {
     await query(`create table public.twice (id int primary key, a text, b text)`)
     const call = `select freshet.watch('twice', filters => '{a,b}', columns => '{a}')`

@@ -2,6 +2,7 @@
 import { expect, it } from 'vitest'
 import { startChildServer, type ChildServer } from '../support/child-server.ts'
 import { createDatabase } from '../support/database.ts'
+import { openStream, type Delta } from '../support/sse.ts'
 
 const rows = Number(process.env['LARGE_ROWS'] ?? 60_000)
 const text = Number(process.env['LARGE_TEXT'] ?? 2_500)
@@ -75,4 +76,23 @@ it(`a state of ${rows} rows and a transaction of ${changed} pass through a serve
   expect(stateGrowth).toBeLessThan(size * 0.9)
   expect(bulkGrowth).toBeLessThan(size * 0.9)
   await server.stop()
+})
+
+it('a state of rows that are small on disk and large as JSON comes in parts of the usual size', async () => {
+  const columns = Array.from({ length: 200 }, (_, index) => `a_column_of_a_long_name_${index} text`)
+  const database = await createDatabase()
+  await database.query(`create table sparse (id int primary key, ${columns.join(', ')}); insert into sparse (id) select generate_series(1, 1000); select freshet.watch('public.sparse');
+    create table packed (id int primary key, label text); insert into packed select n, repeat(chr(1), 100000) from generate_series(1, 40) n; select freshet.watch('public.packed')`)
+  const server = await startChildServer(database.url)
+  await expect.poll(async () => (await fetch(`${server.url}/readyz`)).status).toBe(200)
+  for (const [name, count, mostBytes] of [['sparse', 1_000, 150_000], ['packed', 40, 700_000]] as const) {
+    const stream = await openStream(`${server.url}/v1/channels/${name}/stream`)
+    await stream.delta(({ more }) => !more)
+    const deltas = stream.events.filter(({ event }) => event === undefined)
+    const changes = deltas.reduce((sum, { data }) => sum + (JSON.parse(data) as Delta).changes.length, 0)
+    const sizes = deltas.map(({ data }) => data.length)
+    stream.close()
+    expect(changes).toBe(count)
+    expect(Math.max(...sizes)).toBeLessThan(mostBytes)
+  }
 })

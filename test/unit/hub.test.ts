@@ -227,6 +227,19 @@ describe('a whole state', () => {
     expect(source.asked.state).toBe(1)
   })
 
+  it('is read once more for all who need a later one than is being read', async () => {
+    const { hub, model, source, commit } = await loaded()
+    const last = commit(row(1))
+    hub.accept(model.leap(5_000))
+    const gate = holdUp(source, 'state')
+    // The first has nothing; what the others hold was lost before the leap.
+    const asked = [null, ...Array.from({ length: 50 }, () => at(last + 1))].map((cursor) => hub.answer([ALL], cursor))
+    await settled()
+    gate.open()
+    await Promise.all(asked)
+    expect(source.asked.state).toBe(2)
+  })
+
   it('is kept until its table is touched, whatever happens to others', async () => {
     const { hub, source, commit } = await loaded()
     const version = commit(row(1))
