@@ -27,7 +27,7 @@ const LINES: readonly Line[] = [
 
 /** What a minute tells of a change that made something much slower, on a machine with other work to do. */
 const GUARDS: readonly Line[] = [writeTax, latency, fanOut, idleStreams, pollNothingNew, pollCachedDelta]
-const GUARD_SLACK = 2
+const GUARD_SLACK = 3
 
 const { values: { guard, times }, positionals } = parseArgs({ options: { guard: { type: 'boolean', default: false }, times: { type: 'string', default: '1' } }, allowPositionals: true })
 const unknown = positionals.filter((name) => !LINES.some((line) => line.name === name))

@@ -21,7 +21,7 @@ interface Case extends Pace {
 const CASES: Readonly<Record<Scale, readonly Case[]>> = {
   full: [
     { streams: 500, everyMs: 3, forMs: 1_500, rounds: 3, floorBound: atMost(1.5, 1.2), hasToday: true },
-    { streams: 5_000, everyMs: 50, forMs: 1_500, rounds: 3, floorBound: atMost(1.3, 1.1), hasToday: false },
+    { streams: 5_000, everyMs: 50, forMs: 1_500, rounds: 2, floorBound: atMost(1.3, 1.1), hasToday: false },
   ],
   guard: [{ streams: 500, everyMs: 3, forMs: 1_500, rounds: 2, floorBound: atMost(1.5, 1.2), hasToday: false }],
 }

@@ -9,7 +9,7 @@ import { createRows, freshetSubject, notifyUpdates, todaySubject, type Subject }
 
 const EVERY_MS = 8
 const ROUND_MS = 2_000
-const ROUNDS: Readonly<Record<Scale, number>> = { full: 4, guard: 2 }
+const ROUNDS: Readonly<Record<Scale, number>> = { full: 3, guard: 2 }
 
 interface Way {
   readonly name: string

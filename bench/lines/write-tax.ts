@@ -10,7 +10,7 @@ import { notifyUpdates } from '../subjects.ts'
 const ROWS = 10_000
 const WRITERS = 32
 const ROUNDS: Readonly<Record<Scale, number>> = { full: 3, guard: 2 }
-const ROUND_SECONDS: Readonly<Record<Scale, number>> = { full: 4, guard: 3 }
+const ROUND_SECONDS: Readonly<Record<Scale, number>> = { full: 3, guard: 3 }
 
 export const writeTax: Line = {
   name: 'write-tax',
