@@ -3,6 +3,7 @@ import { beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { startProxy } from '../support/proxy.ts'
 import { delayOf, startLeader, startNode, tableIdOf, type TestNode } from '../support/node.ts'
+import type { LoggedVersion } from '../../src/contract/change.ts'
 
 const LEAP = 2 ** 16
 
@@ -166,6 +167,7 @@ describe.skipIf(!hasPostgres)('leadership', () => {
     const { database } = await watched()
     const nodes = [startNode(database), startNode(database), startNode(database)]
     await expect.poll(() => nodes.filter(({ clock }) => clock.isLeading).length).toBe(1)
+    const leaps = (): LoggedVersion[] => nodes.flatMap(({ minted }) => minted).filter(({ leaptFrom }) => leaptFrom !== null)
     const life = { isOver: false }
     const writing = (async () => {
       for (let id = 1; !life.isOver; id += 1) await database.query('insert into t values ($1, 0)', [id])
@@ -180,7 +182,8 @@ describe.skipIf(!hasPostgres)('leadership', () => {
         return now.length === 1 && now[0]?.pid !== leader?.pid
       }, { interval: 10 }).toBe(true)
       failovers.push(performance.now() - startedMs)
-      await expect.poll(() => nodes.filter(({ clock }) => clock.isLeading).length).toBe(1)
+      // Until the new one has begun: the one before it may not know yet that it leads no longer.
+      await expect.poll(() => leaps().length).toBeGreaterThanOrEqual(round + 2)
     }
     life.isOver = true
     await writing
@@ -191,9 +194,7 @@ describe.skipIf(!hasPostgres)('leadership', () => {
       const both = Math.max(node.versions[0]?.number ?? 0, nodes[0]?.versions[0]?.number ?? 0)
       expect(node.versions.filter(({ number }) => number >= both)).toEqual(nodes[0]?.versions.filter(({ number }) => number >= both))
     }
-    const leaps = nodes.flatMap(({ minted }) => minted).filter(({ leaptFrom }) => leaptFrom !== null)
-    expect(leaps.length).toBeGreaterThanOrEqual(6)
-    for (const { number, leaptFrom } of leaps) expect(number - (leaptFrom ?? 0)).toBeGreaterThanOrEqual(LEAP)
+    for (const { number, leaptFrom } of leaps()) expect(number - (leaptFrom ?? 0)).toBeGreaterThanOrEqual(LEAP)
     console.log(`failover: ${failovers.map((ms) => `${Math.round(ms)} ms`).join(', ')}`)
     await Promise.all(nodes.map((node) => node.close()))
   })
