@@ -26,7 +26,7 @@ const LINES: readonly Line[] = [
 ]
 
 /** What a minute tells of a change that made something much slower, on a machine with other work to do. */
-const GUARDS: readonly Line[] = [writeTax, latency, fanOut, idleStreams, pollNothingNew, pollCachedDelta]
+const GUARDS: readonly Line[] = [writeTax, fanOut, idleStreams, pollNothingNew]
 const GUARD_SLACK = 3
 
 const { values: { guard, times }, positionals } = parseArgs({ options: { guard: { type: 'boolean', default: false }, times: { type: 'string', default: '1' } }, allowPositionals: true })

@@ -38,8 +38,7 @@ export const latency: Line = {
         if (round > 0) latencies.push(...measured)
       }
     }
-    // In a short run on a busy machine the slowest of a hundred is chance.
-    return [compare(ours, floor, 'p50', 0.5, atMost(2, 1.4)), compare(ours, floor, 'p99', 0.99, scale === 'full' ? atMost(2.2, 1.6) : null), compare(ours, today, 'p50', 0.5, null), compare(ours, today, 'p99', 0.99, null)]
+    return [compare(ours, floor, 'p50', 0.5, atMost(2, 1.4)), compare(ours, floor, 'p99', 0.99, atMost(2.2, 1.6)), compare(ours, today, 'p50', 0.5, null), compare(ours, today, 'p99', 0.99, null)]
   },
 }
 

@@ -167,6 +167,8 @@ describe.skipIf(!hasPostgres)('leadership', () => {
     const { database } = await watched()
     const nodes = [startNode(database), startNode(database), startNode(database)]
     await expect.poll(() => nodes.filter(({ clock }) => clock.isLeading).length).toBe(1)
+    // What was written before a node has loaded is no version of its.
+    await expect.poll(() => nodes.every(({ hub }) => hub.isLoaded)).toBe(true)
     const leaps = (): LoggedVersion[] => nodes.flatMap(({ minted }) => minted).filter(({ leaptFrom }) => leaptFrom !== null)
     const life = { isOver: false }
     const writing = (async () => {
