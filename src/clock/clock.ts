@@ -9,7 +9,7 @@ import { connect, type Connection } from '../database/pool.ts'
 import { StartupError } from '../errors.ts'
 import { Bell, LEASE_MS } from './bell.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
-import { LAST_VERSION, MINT, MINT_MANY, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from './log.ts'
+import { LAST_VERSION, mint, parseSnapshot, SEES_NOTHING, type SnapshotBounds } from './log.ts'
 import { Trust } from './trust.ts'
 
 const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
@@ -142,9 +142,9 @@ export class Clock {
     let wasRung = false
     while (!this.#closing()) {
       const startedMs = performance.now()
-      const read = await this.#mint(connection, bounds, number + 1, null)
+      const read = await mint(connection, { bounds, number: number + 1, leaptFrom: null })
       const tookMs = performance.now() - startedMs
-      bounds = parseSnapshot(read.snapshot)
+      bounds = read.bounds
       this.#options.onRead()
       if (read.version !== null) {
         number = read.version.number
@@ -178,21 +178,12 @@ export class Clock {
     const number = Math.max(lastNumber + LEAP, Date.now() * 1_000)
     // A standby that is away must not keep us waiting: promoted, it would be another timeline, and another epoch.
     await connection.query('set synchronous_commit = local')
-    const { version, snapshot } = await this.#mint(connection, parseSnapshot(last?.snapshot ?? SEES_NOTHING), number, lastNumber)
+    const { version, bounds } = await mint(connection, { bounds: parseSnapshot(last?.snapshot ?? SEES_NOTHING), number, leaptFrom: lastNumber })
     // What follows the leap need not be flushed: numbers that are lost are never issued again.
     await connection.query('set synchronous_commit = off')
     this.#setLeading(true)
     if (version !== null) this.#options.onVersion(version)
-    return { number, bounds: parseSnapshot(snapshot) }
-  }
-
-  async #mint(connection: Connection, bounds: SnapshotBounds, number: number, leaptFrom: number | null) {
-    const values = [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom]
-    let { rows } = await connection.query<MintedRow>({ ...MINT, values })
-    if (rows[0]?.exceeds === true) ({ rows } = await connection.query<MintedRow>({ ...MINT_MANY, values }))
-    const first = rows[0]
-    if (first === undefined) throw new Error('the mint returned no row')
-    return { snapshot: first.snapshot, version: toVersion(rows) }
+    return { number, bounds }
   }
 
   /** In poll mode the lease belongs to configure(): it never runs out. */

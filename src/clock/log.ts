@@ -3,6 +3,7 @@
  * snapshot sees its transaction. Promise: every statement is one snapshot, so what it returns existed together.
  */
 import type { LoggedChange, LoggedVersion } from '../contract/change.ts'
+import type { Connection } from '../database/pool.ts'
 
 /** Above either, a version is not carried along but read from the log by whoever needs it. */
 const MAX_CARRIED_CHANGES = 5_000
@@ -50,7 +51,7 @@ const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3
  * and announces it. One row a carried change, or one row with a null seq. Numbers nothing where there is too much for one reading: see MINT_MANY.
  */
-export const MINT = {
+const MINT = {
   name: 'freshet-mint',
   text: `
 with fresh as materialized (
@@ -67,7 +68,7 @@ order by fresh.seq`,
 }
 
 /** As MINT, for any number of changes, of which it carries none. */
-export const MINT_MANY = {
+const MINT_MANY = {
   name: 'freshet-mint-many',
   text: `
 with tables as (
@@ -97,16 +98,35 @@ export interface ChangeRow {
   readonly old_filters: string | readonly string[] | null
 }
 
-export interface MintedRow extends VersionRow, ChangeRow {
+interface MintedRow extends VersionRow, ChangeRow {
   /** There is too much for one reading, and nothing was numbered. */
   readonly exceeds: boolean
   readonly carried: boolean
 }
 
-/** The version that a run of joined rows describes; null when nothing was minted. */
-export function toVersion(rows: readonly MintedRow[]): LoggedVersion | null {
+/** What the reading of a mint found. */
+export interface Minted {
+  /** As this reading saw it: the bounds of the next. */
+  readonly bounds: SnapshotBounds
+  /** Null: there was nothing to number. */
+  readonly version: LoggedVersion | null
+}
+
+/** Numbers what is new since the bounds; with `leaptFrom` there is a version in any case, a leap from that one. Rejects when the database is away. */
+export async function mint(client: Pick<Connection, 'query'>, { bounds, number, leaptFrom }: {
+  readonly bounds: SnapshotBounds; readonly number: number; readonly leaptFrom: number | null
+}): Promise<Minted> {
+  const values = [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom]
+  let { rows } = await client.query<MintedRow>({ ...MINT, values })
+  if (rows[0]?.exceeds === true) ({ rows } = await client.query<MintedRow>({ ...MINT_MANY, values }))
   const first = rows[0]
-  if (first === undefined || first.number === null) return null
+  if (first === undefined) throw new Error('the mint returned no row')
+  return { bounds: parseSnapshot(first.snapshot), version: toVersion(first, rows) }
+}
+
+/** The version that a run of joined rows describes; null when nothing was minted. */
+function toVersion(first: MintedRow, rows: readonly MintedRow[]): LoggedVersion | null {
+  if (first.number === null) return null
   return {
     number: Number(first.number),
     snapshot: first.snapshot,

@@ -1,6 +1,6 @@
 /** The clock by hand: numbers versions when a test says so, with the very statements of the real one. */
 import type { LoggedVersion } from '../../src/contract/change.ts'
-import { LAST_VERSION, MINT, MINT_MANY, parseSnapshot, SEES_NOTHING, toVersion, type MintedRow, type SnapshotBounds } from '../../src/clock/log.ts'
+import { LAST_VERSION, mint, parseSnapshot, SEES_NOTHING, type SnapshotBounds } from '../../src/clock/log.ts'
 import type { TestDatabase } from './database.ts'
 
 export class Ticker {
@@ -40,11 +40,8 @@ export class Ticker {
 
   async #mint(leaptFrom: number | null): Promise<LoggedVersion | null> {
     const number = leaptFrom === null ? this.#number + 1 : this.#number
-    const values = [this.#bounds.xmax, this.#bounds.inProgress, number, leaptFrom !== null, leaptFrom]
-    let { rows } = await this.#database.pool.query<MintedRow>({ ...MINT, values })
-    if (rows[0]?.exceeds === true) ({ rows } = await this.#database.pool.query<MintedRow>({ ...MINT_MANY, values }))
-    this.#bounds = parseSnapshot(rows[0]?.snapshot ?? '')
-    const version = toVersion(rows)
+    const { bounds, version } = await mint(this.#database.pool, { bounds: this.#bounds, number, leaptFrom })
+    this.#bounds = bounds
     if (version !== null) {
       this.#number = version.number
       this.versions.push(version)
