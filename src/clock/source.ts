@@ -8,13 +8,14 @@ import { RangeLost } from '../contract/change.ts'
 import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
+import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
-import { keyOf, openRuns, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './runs.ts'
 import { FOLDED_CHANGES, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
+import { openRuns } from './runs.ts'
+import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
-/** A batch is at most so many rows, or about so many bytes: two are in memory, one that is rendered and one that is on its way. */
+/** A batch is at most so many rows, or about BATCH_BYTES. */
 const BATCH_ROWS = 1_000
-const BATCH_BYTES = 1_000_000
 const FIRST_BATCH_ROWS = 50
 /** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
 const MAX_READINGS = 4
@@ -237,20 +238,14 @@ async function* readRows(client: PoolClient, { channel, filters }: Window): Asyn
   await client.query('close state')
 }
 
-/** All batches of a cursor. PostgreSQL works on the next one while this one is used. */
+/** All batches of a cursor. */
 async function* fetchAll<Row>({ fetch, bytesOf }: { fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
-  let coming = fetch(FIRST_BATCH_ROWS)
-  try {
-    for (let rows = await coming; rows.length > 0; rows = await coming) {
-      const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
-      coming = fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
-      // Whoever stops here is not told of its end: that there is one must not end the process.
-      coming.catch(() => undefined)
-      yield rows
-    }
-  } finally {
-    await coming.catch(() => undefined)
+  const next = (rows: readonly Row[]): Promise<readonly Row[]> | null => {
+    if (rows.length === 0) return null
+    const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
+    return fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
   }
+  for await (const rows of ahead(fetch(FIRST_BATCH_ROWS), next)) if (rows.length > 0) yield rows
 }
 
 async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {

@@ -22,6 +22,7 @@ const PINS = [
   `set row_security = off`,
   // The log is written faster than it is analysed: never let a stale estimate choose a scan or a compilation.
   `set enable_seqscan = off`,
+  `set enable_tidscan = on`,
   `set jit = off`,
   `set lock_timeout = '2s'`,
   `set idle_in_transaction_session_timeout = '60s'`,

@@ -157,10 +157,12 @@ describe.skipIf(!hasPostgres)('what a line of the log says', async () => {
     it.each([
       ['timestamptz', `'2024-01-01 12:00+00'`], ['timestamp', `'2024-01-01 12:00'`], ['date', `'2024-03-02'`], ['timetz', `'12:00+02'`], ['interval', `'1 day 02:00'`],
       ['float8', '0.1::float8 + 0.2'], ['real', '1.1'], ['bytea', `'\\xff00'`], ['money', `'12.50'::numeric::money`], ['tstzrange', `'[2024-01-01 00:00+00, 2024-01-02 00:00+00)'`],
-      ['float8[]', `'{0.1}'`], ['public.moment', `'2024-01-01 12:00+00'`], ['public.mood', `'good'`], ['jsonb', `'[1]'`], ['numeric', '1.10'],
+      ['float8[]', `'{0.1}'`], ['public.moment', `'2024-01-01 12:00+00'`], ['public.mood', `'good'`], ['public.shift', `'day'`], ['jsonb', `'[1]'`], ['numeric', '1.10'],
       ...postgresMajor < 18 ? [] : [['text generated always as ((id::float8 / 3)::text) virtual', 'default']],
     ])('the settings of the writer do not show through a column of type %s alone', async (type, value) => {
-      await query(`do $$ begin if to_regtype('public.moment') is null then create domain public.moment as timestamptz; create type public.mood as enum ('good'); end if; end $$`)
+      await query(`do $$ begin if to_regtype('public.moment') is null then create domain public.moment as timestamptz; create type public.mood as enum ('good');
+        create type public.shift as enum ('day'); create function public.say(public.shift) returns json language sql as $f$ select to_json(current_setting('timezone')) $f$;
+        create cast (public.shift as json) with function public.say(public.shift); end if; end $$`)
       await query(`drop table if exists public.alone; create table public.alone (id int primary key, v ${type}); select freshet.watch('public.alone', 'alone' || pg_current_xact_id()::text)`)
       await query(`insert into public.alone values (1, ${value})`)
       const writer = await database.connect()

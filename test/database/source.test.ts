@@ -285,6 +285,16 @@ describe.skipIf(!hasPostgres)('the source', () => {
       expect(read?.runs.join(',')).toBe(read?.rows.join(','))
     })
 
+    it('of few pages where the pages are larger as JSON than on disk', async () => {
+      // A page holds some fifty of these, and is half a megabyte of JSON.
+      await database.query(`create table packed (id int primary key, label text); select freshet.watch('packed'); insert into packed select i, repeat('x', 10000) from generate_series(1, 1000) i`)
+      const read = await runsOf('packed')
+      expect(read?.runs.join(',')).toBe(read?.rows.join(','))
+      const sizes = read?.runs.map(({ length }) => length) ?? []
+      expect(sizes.length).toBeGreaterThan(3)
+      expect(Math.max(...sizes), 'none of three pages').toBeLessThan(2.5 * (sizes[0] ?? 0))
+    })
+
     it('but are not written where a value may be larger than a page, nor of a table in parts, nor through a filter', async () => {
       await database.query(`create table wide (id int primary key, label text); alter table wide alter label set storage external; select freshet.watch('wide')`)
       expect(await runsOf('wide')).not.toBeNull()
