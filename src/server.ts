@@ -8,7 +8,6 @@
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { performance } from 'node:perf_hooks'
 import type { Logger } from 'pino'
 import { Clock } from './clock/clock.ts'
 import { readRecentCommits } from './clock/commits.ts'
@@ -25,7 +24,7 @@ import { StartupError } from './errors.ts'
 import { BEAT_MS } from './hub/freshness.ts'
 import { Hub } from './hub/hub.ts'
 import { Advisor } from './pace/advisor.ts'
-import { Capacity } from './pace/capacity.ts'
+import { startMeter } from './pace/meter.ts'
 import { createReadiness, describeNode, logSize, Tally } from './status.ts'
 import { createApp, POLL_ROUTE, type AppOptions, type Vote } from './transport/app.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
@@ -70,7 +69,6 @@ export interface FreshetServer {
 /** A slow poll stays on for ever: notifications only shorten the wait. */
 const SAFETY_MS = 2_000
 const MINUTE_MS = 60_000
-const MEASURED_EVERY_MS = 1_000
 
 export async function startServer(options: ServerOptions): Promise<FreshetServer> {
   const { config, log } = options
@@ -278,25 +276,4 @@ async function closeServer(server: Server): Promise<void> {
   const deadline = setTimeout(() => server.closeAllConnections(), 500)
   await closed
   clearTimeout(deadline)
-}
-
-interface Meter {
-  poll(): void
-  close(): void
-}
-
-/** Gives the advisor the budget that the event loop has for polls, measured each second. */
-function startMeter(advisor: Advisor): Meter {
-  const capacity = new Capacity()
-  let polls = 0
-  let since = performance.eventLoopUtilization()
-  let sinceMs = performance.now()
-  const timer = setInterval(() => {
-    const until = performance.eventLoopUtilization()
-    const untilMs = performance.now()
-    capacity.measure({ polls: polls * 1_000 / (untilMs - sinceMs), busy: performance.eventLoopUtilization(until, since).utilization })
-    advisor.budget = capacity.pollsPerSecond;
-    [polls, since, sinceMs] = [0, until, untilMs]
-  }, MEASURED_EVERY_MS)
-  return { poll() { polls += 1 }, close: () => clearInterval(timer) }
 }
