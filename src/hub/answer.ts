@@ -246,8 +246,9 @@ async function *renderState(windows: readonly Window[], reading: Awaited<ReturnT
 
 /** A run of changes as one part, or as several if it is too large for one. */
 function *cut(channel: string, run: string): Generator<Part> {
-  if (Buffer.byteLength(run) <= MAX_PART_BYTES) {
-    yield { channel, changes: Buffer.from(run) }
+  const changes = Buffer.from(run)
+  if (changes.length <= MAX_PART_BYTES) {
+    yield { channel, changes }
     return
   }
   const builder = new PartBuilder()

@@ -14,7 +14,7 @@ import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
-import { ANY_ORIGIN, setHeaders, setVary, VARYING } from './headers.ts'
+import { ANY_ORIGIN, JSON_TYPE, setHeaders, setVary, VARYING } from './headers.ts'
 import { fastLane } from './lane.ts'
 import { RateLimit } from './limit.ts'
 import { answerFailure, methods, problemHandler } from './problem.ts'
@@ -41,7 +41,6 @@ export interface AppOptions {
   readonly onError: (error: unknown) => void
 }
 
-const JSON_TYPE = 'application/json; charset=utf-8'
 /** As the figures name it. */
 export const POLL_ROUTE = '/v1/channels/:channel/changes'
 const STREAM_ROUTE = '/v1/channels/:channel/stream'

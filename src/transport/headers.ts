@@ -3,7 +3,11 @@
  */
 import type { ServerResponse } from 'node:http'
 
-export function setHeaders(response: ServerResponse, headers: readonly string[]): void {
+export type HeaderList = readonly string[]
+
+export const JSON_TYPE = 'application/json; charset=utf-8'
+
+export function setHeaders(response: ServerResponse, headers: HeaderList): void {
   for (let index = 0; index < headers.length; index += 2) response.setHeader(headers[index] ?? '', headers[index + 1] ?? '')
 }
 

@@ -16,6 +16,7 @@ import type { Asking, Advisor } from '../pace/advisor.ts'
 import type { Advice } from '../pace/pace.ts'
 import { drained } from './drained.ts'
 import { deltaHead } from './frame.ts'
+import { JSON_TYPE, type HeaderList } from './headers.ts'
 import type { Page, PageStore } from './pages.ts'
 import { header } from './sse.ts'
 
@@ -34,12 +35,9 @@ export interface PollAddress {
   readonly name: string
   /** Without the question mark. */
   readonly rawQuery: string
-  /** Of the answer, names and values by turns, where they are not set on the response already. */
-  readonly headers?: readonly string[]
+  /** Of the answer, where they are not set on the response already. */
+  readonly headers?: HeaderList
 }
-
-/** Names and values by turns: written with the status they cost a fraction of what setting each does. */
-const JSON_BODY = ['Content-Type', 'application/json; charset=utf-8']
 
 /** Everything that an answer is made of. */
 interface Poll {
@@ -48,8 +46,8 @@ interface Poll {
   readonly query: PollRequest
   readonly window: Window
   readonly epoch: string
-  /** What the answer bears besides the headers of a poll, names and values by turns. */
-  readonly headers: readonly string[]
+  /** What the answer bears besides the headers of a poll. */
+  readonly headers: HeaderList
 }
 
 /** Questions that were read lately, and the longest of them, characters: all who are at the same version ask the same. */
@@ -164,19 +162,21 @@ export class PollEndpoint {
     const { advice, headers } = this.#describe(poll, page.next === null ? { epoch, number: version } : null)
     const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
     const body = `${deltaHead(poll.window.channel.name, { epoch, since, version }, page.next !== null)}${page.changes.join(',')}]${next}${adviceTail(advice)}`
-    response.writeHead(200, [...headers, ...JSON_BODY, 'Content-Length', String(Buffer.byteLength(body))]).end(poll.request.method === 'HEAD' ? undefined : body)
+    headers.push('Content-Type', JSON_TYPE, 'Content-Length', String(Buffer.byteLength(body)))
+    response.writeHead(200, headers).end(poll.request.method === 'HEAD' ? undefined : body)
   }
 
   async #send(poll: Poll, delta: Delta, version: Version): Promise<void> {
     const { request, response, window } = poll
     const { advice, headers } = this.#describe(poll, version)
+    headers.push('Content-Type', JSON_TYPE)
     const head = deltaHead(window.channel.name, { epoch: version.epoch, since: delta.since, version: delta.version }, false)
     const tail = `]${adviceTail(advice)}`
     if (request.method === 'HEAD') {
       await discard(delta)
-      response.writeHead(200, [...headers, ...JSON_BODY]).end()
+      response.writeHead(200, headers).end()
     } else if (Symbol.asyncIterator in delta.parts) {
-      response.writeHead(200, [...headers, ...JSON_BODY])
+      response.writeHead(200, headers)
       await writeStreamed(response, { head, parts: delta.parts, tail, deadlineMs: this.#options.drainDeadlineMs })
     } else {
       const chunks: Buffer[] = [Buffer.from(head)]
@@ -186,11 +186,12 @@ export class PollEndpoint {
         chunks.push(changes)
       }
       const body = Buffer.concat([...chunks, Buffer.from(tail)])
-      response.writeHead(200, [...headers, ...JSON_BODY, 'Content-Length', String(body.length)]).end(body)
+      headers.push('Content-Length', String(body.length))
+      response.writeHead(200, headers).end(body)
     }
   }
 
-  /** Headers of 200 and 304 alike [rfc9110 §15.4.5], names and values by turns. `version` null: a part of an answer has no ETag. */
+  /** Headers of 200 and 304 alike [rfc9110 §15.4.5], for the caller to complete. `version` null: a part of an answer has no ETag. */
   #describe({ query, window, headers: own }: Poll, version: Version | null): { readonly advice: Advice; readonly headers: string[] } {
     const advice = this.#options.advisor.advise(window.channel.name, askingOf(query, version))
     const headers = [...own]
