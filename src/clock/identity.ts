@@ -38,9 +38,11 @@ export async function renewIdentity(connection: Connection): Promise<bigint | nu
   const { rows: [fence] } = await connection.query<{ id: string }>('select pg_current_xact_id()::text as id')
   // A log without an identity was never served: it is only named.
   if (found.known !== null) await emptyLog(connection)
-  await connection.query(`update freshet.state set epoch = substr(md5(gen_random_uuid()::text), 1, 6), floor = 0, touched_at = 0, turned_version = 0`)
   // Every table has a version that it begins at, here the first of the epoch; one that is watched from now on has none until it is numbered.
-  await connection.query('insert into freshet.touched (table_id, version, born) select id, 0, 0 from freshet.tables on conflict do nothing')
+  // With the epoch at once: a node that loads in between would wait for the beginning of each until something is written to it.
+  await connection.query(`
+    update freshet.state set epoch = substr(md5(gen_random_uuid()::text), 1, 6), floor = 0, touched_at = 0, turned_version = 0;
+    insert into freshet.touched (table_id, version, born) select id, 0, 0 from freshet.tables on conflict do nothing`)
   const isWhole = !found.abandoned && found.known?.endsWith(RESUMING) !== true
   const { rows: [oldest] } = await connection.query<{ id: string }>('select pg_snapshot_xmin(pg_current_snapshot())::text as id')
   if (!isWhole && BigInt(oldest?.id ?? 0) <= BigInt(fence?.id ?? 0)) return BigInt(fence?.id ?? 0)

@@ -48,6 +48,21 @@ describe.skipIf(!hasPostgres)('the epoch', () => {
     expect(await epochOf(database)).toBe(epoch)
   })
 
+  it('is not seen before every table has its beginning in it', async () => {
+    const database = await createDatabase()
+    await database.query(`create table t (id int primary key); select freshet.watch('t')`)
+    const before = await epochOf(database)
+    const [leader, other] = [await connect(database.url, 'clock', () => undefined), await database.connect()]
+    onTestFinished(() => leader.end())
+    await other.query('begin; lock table freshet.touched in exclusive mode')
+    const renewed = renewIdentity(leader)
+    await expect.poll(() => database.query(`select from pg_stat_activity where application_name = 'freshet:clock' and wait_event_type = 'Lock' and datname = current_database()`)).toHaveLength(1)
+    expect(await epochOf(database)).toBe(before)
+    await other.query('commit')
+    await renewed
+    expect(await epochOf(database)).not.toBe(before)
+  })
+
   it('Bounded: is another after nobody served for so long that capture stopped, and capture goes on', async () => {
     const { database, epoch, tableId } = await served()
     await abandon(database)
