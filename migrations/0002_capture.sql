@@ -1,9 +1,11 @@
 -- Capture: the trigger functions are generated for each watched table, from its definition in freshet.tables.
 --
--- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now, not the
--- transition row: a host's own trigger or function may have written the same row again. A transition row is
--- used only in SERIALIZABLE, where reading the table would add conflicts, and only when nobody else could have written
--- (but for a volatile function inside the statement: there the log may end with the older row until its next write).
+-- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now. The
+-- transition row is that row unless a host's own trigger or function has written it again since, and such a write was captured
+-- before: each capture leaves a mark for the rest of its transaction. So the first one takes the transition rows, which halves the
+-- cost of a bulk load, and those that find the mark read the table. In SERIALIZABLE, where reading the table would add conflicts,
+-- transition rows are also taken wherever no trigger could have written (but a volatile function inside the statement could: there
+-- the log may end with the older row until its next write).
 --
 -- Columns are named statically, for speed; the guard compares the names with the catalog first, outside MVCC, so that
 -- a renamed column, a dropped key or a revoked privilege writes one reset line and never fails the host's statement.
@@ -156,18 +158,23 @@ begin
 end
 $$;
 
--- Whether a row may be written again before the statement that wrote it is captured: by a host's trigger or by a foreign
--- key's action. (Nor has a transition row its virtual columns.)
-create function freshet.has_other_writers(target regclass) returns boolean
+-- Whether a host's trigger may write a row again before the statement that wrote it is captured.
+create function freshet.has_triggers(target regclass) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (
-      select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-      where tgrelid in (select relid from pg_partition_tree(target) union all select target)
-        and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
-    or exists (
+    select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
+    where tgrelid in (select relid from pg_partition_tree(target) union all select target)
+      and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
+$$;
+
+-- Whether transition rows may be told without a capture in between to be the last: actions of foreign keys write within the
+-- statement, so that a row may be in there twice. (Nor has a transition row its virtual columns.)
+create function freshet.has_whole_transitions(target regclass) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select not exists (
       select from pg_constraint
       where conrelid = target and contype = 'f' and not (confupdtype in ('a', 'r') and confdeltype in ('a', 'r')))
-    or exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
+    and not exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
 $$;
 
 -- The captured part of a statement, or of a row, for the three operations.
@@ -224,30 +231,47 @@ $$;
 create function freshet.capture_body(watched freshet.tables, level text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
+  is_alone text := 'current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1';
+  -- Null: never. Row triggers come once a row, and find the mark of the row before.
+  takes_given text := case
+    when not freshet.has_whole_transitions(watched.relation) then null
+    when level = 'ROW' then case when not freshet.has_triggers(watched.relation) then is_alone end
+    when freshet.has_triggers(watched.relation) then 'not has_captured'
+    else 'not has_captured or ' || is_alone end;
   truly text := freshet.capture_lines(watched, level, false);
-  lines text := case when freshet.has_other_writers(watched.relation) then truly
-    else format(E'    if current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1 then%s    else%s    end if;\n',
-      freshet.capture_lines(watched, level, true), truly) end;
+  lines text := case when takes_given is null then truly
+    else format(E'    if %s then%s    else%s    end if;\n', takes_given, freshet.capture_lines(watched, level, true), truly) end;
   -- PREPARE TRANSACTION forbids NOTIFY altogether, so in poll mode it is not there.
   bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else $bell$
-  -- After the insert, so that this transaction has an id and the clock's fence can wait for it.
-  if found and pg_sequence_last_value('freshet.awake_until') < 1000 * date_part('epoch', clock_timestamp()) then
-    notify freshet, 'bell';
-  end if;$bell$ end;
+    if rings then
+      notify freshet, 'bell';
+    end if;$bell$ end;
 begin
   return format($body$
 declare
   slot bigint := pg_sequence_last_value('freshet.slot');
+  now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
+  -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
+  rings boolean := pg_sequence_last_value('freshet.awake_until') < now_ms;
+  has_captured boolean := current_setting('freshet.captured_%1$s', true) is not distinct from 'yes';
 begin
-  if pg_sequence_last_value('freshet.abandoned_after') < 1000 * date_part('epoch', clock_timestamp()) then
+  -- While a clock is awake, somebody serves this log.
+  if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
     return null;
   end if;
   if tg_op = 'TRUNCATE' then
     perform freshet.insert_reset(%1$s, 'truncate');
+    rings := true;
   elsif (%2$s) is not true then
     perform freshet.insert_reset(%1$s, 'drift');
+    rings := true;
   else
-%3$s  end if;%4$s
+%3$s  end if;
+  if found then
+    if not has_captured then
+      perform set_config('freshet.captured_%1$s', 'yes', true);
+    end if;%4$s
+  end if;
   return null;
 end
 $body$, watched.id, freshet.capture_guard(watched), lines, bell);

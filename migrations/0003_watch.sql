@@ -139,7 +139,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
     (select concat_ws(',', oid, conkey::text, condeferrable) from pg_constraint where conrelid = target and contype = 'p'),
     (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
-    freshet.has_other_writers(target),
+    freshet.has_triggers(target), freshet.has_whole_transitions(target),
     (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
       from pg_trigger join pg_proc on pg_proc.oid = tgfoid
       where pronamespace = 'freshet'::regnamespace and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid))))

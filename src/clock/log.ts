@@ -48,8 +48,8 @@ const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract
   minted.touched, minted.reset`
 
 /**
- * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3
- * and announces it. One row a carried change, or one row with a null seq. Numbers nothing where there is too much for one reading: see MINT_MANY.
+ * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3 and announces it.
+ * The first row is about the version, each other one a carried change. Numbers nothing where there is too much for one reading: see MINT_MANY.
  */
 const MINT = {
   name: 'freshet-mint',
@@ -62,9 +62,11 @@ with fresh as materialized (
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select ${VERSION}, summary.changes > ${MAX_CARRIED_CHANGES} as exceeds, carried, fresh.*
-from summary left join minted on true left join fresh on carried and changes <= ${MAX_CARRIED_CHANGES}
-order by fresh.seq`,
+select null::bigint as seq, null::int as table_id, null as key, null as new_row, null as old_filters,
+  ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried from summary left join minted on true
+union all
+select fresh.*, null, null, null, null, null, null, null, null from fresh join summary on carried and changes <= ${MAX_CARRIED_CHANGES}
+order by seq nulls first`,
 }
 
 /** As MINT, for any number of changes, of which it carries none. */
@@ -77,7 +79,7 @@ with tables as (
   select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset from tables
 ), minted as (${minted('')}
 )
-select ${VERSION}, false as exceeds, false as carried, null as seq from summary left join minted on true`,
+select ${VERSION}, false as exceeds, false as carried from summary left join minted on true`,
 }
 
 export interface VersionRow {
@@ -119,13 +121,13 @@ export async function mint(client: Pick<Connection, 'query'>, { bounds, number, 
   const values = [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom]
   let { rows } = await client.query<MintedRow>({ ...MINT, values })
   if (rows[0]?.exceeds === true) ({ rows } = await client.query<MintedRow>({ ...MINT_MANY, values }))
-  const first = rows[0]
+  const [first, ...changes] = rows
   if (first === undefined) throw new Error('the mint returned no row')
-  return { bounds: parseSnapshot(first.snapshot), version: toVersion(first, rows) }
+  return { bounds: parseSnapshot(first.snapshot), version: toVersion(first, changes) }
 }
 
-/** The version that a run of joined rows describes; null when nothing was minted. */
-function toVersion(first: MintedRow, rows: readonly MintedRow[]): LoggedVersion | null {
+/** Null when nothing was minted. */
+function toVersion(first: MintedRow, changes: readonly ChangeRow[]): LoggedVersion | null {
   if (first.number === null) return null
   return {
     number: Number(first.number),
@@ -134,7 +136,7 @@ function toVersion(first: MintedRow, rows: readonly MintedRow[]): LoggedVersion 
     leaptFrom: first.leapt_from === null ? null : Number(first.leapt_from),
     touched: first.touched ?? [],
     reset: first.reset ?? [],
-    changes: first.carried ? rows.filter((row) => row.seq !== null).map(toChange) : null,
+    changes: first.carried ? changes.map(toChange) : null,
   }
 }
 

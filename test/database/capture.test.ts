@@ -212,6 +212,18 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
       }
     })
 
+    it('by a trigger of the host that acts as a replica, so that it fires no other', async () => {
+      const t = await watchedTable('id int primary key, v int, n int default 0')
+      await query(`create function public.rewrite_${tables}() returns trigger language plpgsql set session_replication_role = replica as
+        $$ begin update ${t} set n = n + 1 where id = new.id; return null; end $$`)
+      await query(`create trigger a_rewrite after insert or update on ${t} for each row execute function public.rewrite_${tables}()`)
+      await query(`select freshet.detect_drift()`)
+      const run = await client()
+      await run(`begin isolation level ${level}; insert into ${t} values (1, 1), (2, 2); commit`)
+      await run(`begin isolation level ${level}; update ${t} set v = v + 1; commit`)
+      await expectReplayEqualsTable(database, t)
+    })
+
     it('by a cascade of a foreign key to itself', async () => {
       const t = await watchedTable('id int primary key, parent int')
       await query(`alter table ${t} add foreign key (parent) references ${t} on update cascade`)
