@@ -5,12 +5,12 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
-import type { Catalog, ChangeSource, ColumnDefinition, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
+import type { Catalog, ChangeRange, ChangeSource, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
-import { FOLDED_CHANGES, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
+import { FOLDED_CHANGES, FOLDED_ROWS, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 import { openRuns } from './runs.ts'
 import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
@@ -26,8 +26,8 @@ const LOCK_TIMEOUT = '500ms'
 /** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. */
 const MAX_LOCKED_MS = 250
 
-/** The log is too young for statistics: without them the planner may compare every change with every other. Left is the join by hash. */
-const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off`
+/** The log is too young for statistics: without them the planner may compare every change with every other, or sort them all. Left is the work by hash. */
+const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off; set local enable_sort = off`
 
 /** With the names that the tables ($1) have by now. */
 const STATE_HEADER = `
@@ -57,7 +57,7 @@ export class DatabaseSource implements ChangeSource {
     return readCatalog(this.#pool)
   }
 
-  async *readChanges({ since, version, tableId }: Parameters<ChangeSource['readChanges']>[0]): AsyncIterable<readonly LoggedChange[]> {
+  async *readChanges({ since, version, tableId, isFiltered }: ChangeRange): AsyncIterable<readonly FoldedChange[]> {
     await this.#takePlace()
     let client: PoolClient | undefined
     let failed = true
@@ -65,7 +65,7 @@ export class DatabaseSource implements ChangeSource {
       client = await this.#pool.connect()
       const range = await readRange(client, since, version)
       const { xmax, inProgress } = parseSnapshot(range.since)
-      yield* readFolded(client, [xmax, inProgress, range.version, tableId])
+      yield* readFolded(client, isFiltered ? FOLDED_CHANGES : FOLDED_ROWS, [xmax, inProgress, range.version, tableId])
       // Checked after reading: the log may have turned in between.
       await readRange(client, since, version)
       failed = false
@@ -214,12 +214,12 @@ async function readRange(client: PoolClient, since: number, version: number): Pr
 }
 
 /** In batches through a cursor: a bulk load is larger than memory. */
-async function* readFolded(client: PoolClient, values: readonly unknown[]): AsyncIterable<readonly LoggedChange[]> {
+async function* readFolded(client: PoolClient, query: string, values: readonly unknown[]): AsyncIterable<readonly FoldedChange[]> {
   await client.query(BEGIN_FOLD)
-  await client.query(`declare folded no scroll cursor for ${FOLDED_CHANGES}`, [...values])
-  const batches = fetchAll<ChangeRow>({ bytesOf: ({ key, new_row }) => (key?.length ?? 0) + (new_row?.length ?? 0),
-    fetch: async (count) => (await client.query<ChangeRow>(`fetch ${count} from folded`)).rows })
-  for await (const rows of batches) yield rows.map(toChange)
+  await client.query(`declare folded no scroll cursor for ${query}`, [...values])
+  const batches = fetchAll<[run: string]>({ first: 1, bytesOf: ([run]) => run.length,
+    fetch: async (count) => (await client.query<[string]>({ text: `fetch ${count} from folded`, rowMode: 'array' })).rows })
+  for await (const runs of batches) for (const [run] of runs) yield fromRun(run)
   await client.query('rollback')
 }
 
@@ -233,19 +233,19 @@ async function* readRows(client: PoolClient, { channel, filters }: Window): Asyn
   await declare(client, `declare state no scroll cursor for select ${keyOf(channel)}, row_to_json(published.*)::text
     from (select ${publishedColumns(channel)} from ${tableOf(channel)} t${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`,
   [...filters.values()].map((value) => jsonText(value)))
-  yield* fetchAll<StateRow>({ bytesOf: ([, row]) => row.length,
+  yield* fetchAll<StateRow>({ first: FIRST_BATCH_ROWS, bytesOf: ([, row]) => row.length,
     fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' })).rows })
   await client.query('close state')
 }
 
 /** All batches of a cursor. */
-async function* fetchAll<Row>({ fetch, bytesOf }: { fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
+async function* fetchAll<Row>({ first, fetch, bytesOf }: { first: number; fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
   const next = (rows: readonly Row[]): Promise<readonly Row[]> | null => {
     if (rows.length === 0) return null
     const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
     return fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
   }
-  for await (const rows of ahead(fetch(FIRST_BATCH_ROWS), next)) if (rows.length > 0) yield rows
+  for await (const rows of ahead(fetch(first), next)) if (rows.length > 0) yield rows
 }
 
 async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {

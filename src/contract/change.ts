@@ -16,6 +16,9 @@ export interface LoggedChange {
   readonly oldFilters: readonly string[]
 }
 
+/** The last state of a key after several changes. */
+export type FoldedChange = Pick<LoggedChange, 'key' | 'newRow' | 'oldFilters'>
+
 /** One numbered snapshot, with what it sees and its predecessor did not. */
 export interface LoggedVersion {
   readonly number: number
@@ -111,11 +114,20 @@ export class RangeLost extends Error {
   override readonly name = 'RangeLost'
 }
 
+/** The changes of one table in (since, version]. */
+export interface ChangeRange {
+  readonly since: number
+  readonly version: number
+  readonly tableId: number
+  /** Whether the reader looks at old filter values; else there are none. */
+  readonly isFiltered: boolean
+}
+
 /** Where the hub reads what it does not remember. Every method may reject when the database is away. */
 export interface ChangeSource {
   readCatalog(): Promise<Catalog>
-  /** The changes of one table in (since, version], folded by key, oldest first. Rejects with RangeLost if the log no longer has them all. */
-  readChanges(range: { since: number; version: number; tableId: number }): AsyncIterable<readonly LoggedChange[]>
+  /** The changes of one table in a range, folded by key, oldest first. Rejects with RangeLost if the log no longer has them all. */
+  readChanges(range: ChangeRange): AsyncIterable<readonly FoldedChange[]>
   /** Opens a state of all windows at one version; `versionAfter` resolves to the newest version once it is above its argument. */
   openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading>
   /** The JSON of a filter value, as its column compares it; throws ApiError invalid_filter when it does not cast. */

@@ -2,7 +2,7 @@
  * Folds changes to the last state of each key and cuts the result into parts. Pure. Promise: the same changes give the same bytes,
  * whether they come from memory or, folded there already, from the log: in the order of each key's last change.
  */
-import type { CanonicalFilters, ColumnDefinition, LoggedChange, StateRow, Window } from '../contract/change.ts'
+import type { CanonicalFilters, ColumnDefinition, FoldedChange, LoggedChange, StateRow, Window } from '../contract/change.ts'
 import { deletion, dress, pickValues, planRow, planState, upsert, type RowPlan } from './render.ts'
 
 /**
@@ -56,7 +56,7 @@ export class WindowRenderer {
   }
 
   /** The change as JSON; null when it does not concern the window. */
-  change({ key, newRow, oldFilters }: LoggedChange): string | null {
+  change({ key, newRow, oldFilters }: FoldedChange): string | null {
     if (key === null) return null
     if (newRow !== null && this.#admits(newRow)) return upsert(dress(this.#plan, key), dress(this.#plan, newRow))
     // A row that leaves the filter is a delete, without its new values.

@@ -1,9 +1,9 @@
 import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { DatabaseSource } from '../../src/clock/source.ts'
-import { RangeLost, type LoggedChange, type StateReading, type Window } from '../../src/contract/change.ts'
+import { RangeLost, type StateReading, type Window } from '../../src/contract/change.ts'
 import { createPool, type Pool } from '../../src/database/pool.ts'
-import { foldChanges } from '../../src/hub/fold.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
+import { foldedBy, readFolded } from '../support/folded.ts'
 import { startLeader } from '../support/node.ts'
 import { Ticker } from '../support/ticker.ts'
 
@@ -58,12 +58,6 @@ describe.skipIf(!hasPostgres)('the source', () => {
     return (await database.query<{ row: string }>(`select row_to_json(t.*)::text as row from ${name} t`)).map(({ row }) => row).sort()
   }
 
-  async function changesOf(range: Parameters<DatabaseSource['readChanges']>[0]): Promise<readonly LoggedChange[]> {
-    const changes: LoggedChange[] = []
-    for await (const batch of source.readChanges(range)) changes.push(...batch)
-    return changes
-  }
-
   /** Whether a promise is still waiting after the database has been asked twice more. */
   async function isWaiting(promise: Promise<unknown>): Promise<boolean> {
     let waits = true
@@ -105,7 +99,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     await open.query('commit')
     await ticker.tick()
     expect(await rowsOf(reading, window)).toEqual(truth)
-    expect(await changesOf({ since: reading.version, version: ticker.head, tableId: window.channel.table.id })).toMatchObject([{ newRow: '{"id":1,"v":9}' }])
+    expect(await readFolded(source, { since: reading.version, version: ticker.head, tableId: window.channel.table.id, isFiltered: true })).toMatchObject([{ newRow: '{"id":1,"v":9}' }])
   })
 
   it('Whole: reads several tables at one version', async () => {
@@ -202,7 +196,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     await database.query(`insert into ${name} select i, 0 from generate_series(10, 3000) i`)
     await ticker.tick()
     for (let attempt = 0; attempt < 6; attempt += 1) {
-      for await (const batch of source.readChanges({ since: ticker.head - 1, version: ticker.head, tableId: window.channel.table.id })) {
+      for await (const batch of source.readChanges({ since: ticker.head - 1, version: ticker.head, tableId: window.channel.table.id, isFiltered: true })) {
         expect(batch.length).toBeGreaterThan(0)
         break
       }
@@ -211,14 +205,45 @@ describe.skipIf(!hasPostgres)('the source', () => {
     expect(await rowsOf(reading, window)).toHaveLength(2_996)
   })
 
+  it('reads the same changes from the log as memory folds, whatever the rows hold, and old filter values only where they are asked for', async () => {
+    await database.query(`
+      create table odd (id text primary key, v int not null, doc json, body text);
+      insert into odd select 'row ' || i, i % 3 from generate_series(1, 40) i;
+      select freshet.watch('odd', filters => '{v}')`)
+    await ticker.tick()
+    const { channel } = await windowOf('odd')
+    const since = ticker.head
+    const statements = [
+      // What separates changes in a run, as text and in JSON; line breaks that a json column keeps.
+      `update odd set body = e'\\x1e and \\x1f' where v = 0`, `update odd set doc = e'{"a" :\n [1,\t2], "b": "\\\\u001e"}' where v = 1`,
+      `update odd set v = v + 1`, `update odd set v = v + 1 where v > 1`, `delete from odd where v = 2`, `insert into odd values (e'new \\x1f"', 1, null, '')`,
+      // Longer than a run.
+      `update odd set body = repeat('long ', 20000) where id < 'row 13'`, `update odd set id = 'other ' || id where v = 3`,
+    ]
+    for (const sql of statements) {
+      await database.query(sql)
+      await ticker.tick()
+    }
+    await ticker.tick()
+    for (const isFiltered of [true, false]) {
+      const range = { since, version: ticker.head, tableId: channel.table.id, isFiltered }
+      const folded = await readFolded(source, range)
+      expect(folded.map((change) => ({ ...change, oldFilters: [...change.oldFilters].sort() })))
+        .toEqual(foldedBy(ticker.versions, range).map((change) => ({ ...change, oldFilters: [...change.oldFilters].sort() })))
+      expect(folded.length).toBeGreaterThan(40)
+      expect(folded.some(({ newRow }) => newRow === null)).toBe(true)
+      expect(folded.some(({ oldFilters }) => oldFilters.length > 1)).toBe(isFiltered)
+    }
+  })
+
   it('Loud: rejects a range below the floor, an unknown version, and one that leaves the log while it is read', async () => {
     const { name, window } = await watchedTable()
     const since = ticker.head
     await database.query(`insert into ${name} select i, 0 from generate_series(10, 3000) i`)
     await ticker.tick()
-    const range = { since, version: ticker.head, tableId: window.channel.table.id }
-    expect(await changesOf(range)).toHaveLength(2_991)
-    await expect(changesOf({ ...range, version: ticker.head + 1 })).rejects.toThrow(RangeLost)
+    const range = { since, version: ticker.head, tableId: window.channel.table.id, isFiltered: true }
+    expect(await readFolded(source, range)).toHaveLength(2_991)
+    await expect(readFolded(source, { ...range, version: ticker.head + 1 })).rejects.toThrow(RangeLost)
     const read = async (): Promise<void> => {
       for await (const batch of source.readChanges(range)) {
         expect(batch.length).toBeGreaterThan(0)
@@ -226,8 +251,8 @@ describe.skipIf(!hasPostgres)('the source', () => {
       }
     }
     await expect(read()).rejects.toThrow(RangeLost)
-    await expect(changesOf(range)).rejects.toThrow(RangeLost)
-    expect(await changesOf({ ...range, since: ticker.head })).toEqual([])
+    await expect(readFolded(source, range)).rejects.toThrow(RangeLost)
+    expect(await readFolded(source, { ...range, since: ticker.head })).toEqual([])
     await database.query('update freshet.state set floor = 0')
   })
 
@@ -353,10 +378,8 @@ describe.skipIf(!hasPostgres)('under writers', () => {
     const known = [...new Set(versions)]
     for (const [index, since] of known.entries()) {
       const version = known[Math.min(known.length - 1, index + 1 + index % 5)] ?? since
-      const remembered = node.versions.filter(({ number }) => number > since && number <= version).flatMap(({ changes }) => changes ?? [])
-      const logged: LoggedChange[] = []
-      for await (const batch of node.source.readChanges({ since, version, tableId: channel.table.id })) logged.push(...batch)
-      expect(logged).toEqual(foldChanges(remembered))
+      const range = { since, version, tableId: channel.table.id }
+      expect(await readFolded(node.source, range)).toEqual(foldedBy(node.versions, range))
     }
   })
 })
