@@ -53,7 +53,7 @@ export interface AnswererOptions {
   readonly versionAfter: (number: number) => Promise<number>
 }
 
-interface Question {
+export interface Question {
   readonly windows: readonly Window[]
   readonly since: number
   readonly version: number

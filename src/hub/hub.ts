@@ -8,7 +8,7 @@ import { LRUCache } from 'lru-cache'
 import { RangeLost, type Catalog, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
 import type { Version } from '../contract/version.ts'
 import { ApiError, quoted } from '../errors.ts'
-import { Answerer, discard, type Delta } from './answer.ts'
+import { Answerer, discard, type Delta, type Question } from './answer.ts'
 import { Feeds, type Follower } from './feed.ts'
 import { canonicalValue } from './fold.ts'
 import { Freshness } from './freshness.ts'
@@ -197,7 +197,7 @@ export class Hub {
   async answer(windows: readonly Window[], cursor: Version | null): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {
       const beginnings = this.#beginnings
-      const answer = await this.#answerOnce(windows, cursor)
+      const answer = this.#answerAtOnce(windows, cursor) ?? await this.#answerOnce(windows, cursor)
       // Its numbers would be read as those of the epoch that has begun meanwhile.
       if (beginnings === this.#beginnings || attempt === MAX_TRIES) return answer
       if (answer.kind === 'delta') await discard(answer)
@@ -305,22 +305,36 @@ export class Hub {
     })
   }
 
+  /** What memory can say without waiting for anything, as it nearly always can; null: it cannot. */
+  #answerAtOnce(given: readonly Window[], cursor: Version | null): Answer | null {
+    const windows = this.#current(given)
+    return cursor?.epoch === this.epoch && this.#history.knows(windows) && this.#mayStartFrom(cursor.number, windows) ? this.#remembered(windows, cursor.number) : null
+  }
+
   async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {
     await this.#birth(given)
     const since = cursor === null ? null : await this.#startingPoint(this.#current(given), cursor)
     if (since === null) return this.#reset(given, cursor)
     const windows = this.#current(given)
-    const version = this.#history.lastTouched(windows)
-    if (version <= since) return UNCHANGED
-    const question = { windows: this.#history.touchedSince(windows, since), since, version }
-    const remembered = this.#answerer.deltaFromMemory(question, this.#history.ring)
-    if (remembered !== null) return { kind: 'delta', ...remembered }
+    const remembered = this.#remembered(windows, since)
+    if (remembered !== null) return remembered
     try {
-      return { kind: 'delta', ...await this.#answerer.deltaFromLog(question) }
+      return { kind: 'delta', ...await this.#answerer.deltaFromLog(this.#questionOf(windows, since)) }
     } catch (error) {
       if (error instanceof RangeLost) return this.#reset(given, cursor)
       throw error
     }
+  }
+
+  /** Null: memory does not reach back that far. */
+  #remembered(windows: readonly Window[], since: number): Answer | null {
+    if (this.#history.lastTouched(windows) <= since) return UNCHANGED
+    const delta = this.#answerer.deltaFromMemory(this.#questionOf(windows, since), this.#history.ring)
+    return delta === null ? null : { kind: 'delta', ...delta }
+  }
+
+  #questionOf(windows: readonly Window[], since: number): Question {
+    return { windows: this.#history.touchedSince(windows, since), since, version: this.#history.lastTouched(windows) }
   }
 
   /** Waits for the version that a window's table begins at, which a watch of this moment has not got yet. */
@@ -333,7 +347,11 @@ export class Hub {
   async #startingPoint(windows: readonly Window[], { epoch, number }: Version): Promise<number | null> {
     if (epoch !== this.epoch) return null
     if (number > this.#history.head && (!await this.#arrives(number) || epoch !== this.epoch)) return null
-    return this.#history.wasIssued(number) && number >= this.#history.born(windows) ? number : null
+    return this.#mayStartFrom(number, windows) ? number : null
+  }
+
+  #mayStartFrom(number: number, windows: readonly Window[]): boolean {
+    return this.#history.wasIssued(number) && number >= this.#history.born(windows)
   }
 
   /** Whether a version that this node has not seen is one. Throws ApiError database_unreachable while nobody can say. */

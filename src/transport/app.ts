@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http'
+import type { IncomingMessage, RequestListener } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import helmet from 'helmet'
@@ -87,27 +87,28 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
 
 /** The steps of the plain way that polls and streams take, in their order. */
 function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
-  const begin = (request: IncomingMessage, response: ServerResponse, route: string): void => {
+  const adopt = (request: IncomingMessage): void => {
     // Express knows which of the forwarded addresses to trust.
     if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
-    response.once('close', () => onRequest(route, response.statusCode))
   }
   return fastLane({
     find: (name) => hub.find(name),
     isDraining,
     async poll(request, response, { name, isPublic }) {
-      begin(request, response, POLL_ROUTE)
-      const headers = [...VARYING, ...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []]
+      adopt(request)
+      const headers = isPublic ? PUBLIC_POLL : PRIVATE_POLL
       try {
-        await limit.admit(request)
+        if (limit.isOn) await limit.admit(request)
         await poll.answer(request, response, { name, rawQuery: rawQuery(request), headers })
       } catch (error) {
         if (!response.headersSent) setHeaders(response, headers)
         answerFailure(response, error, onError)
       }
+      onRequest(POLL_ROUTE, response.statusCode)
     },
     async stream(request, response, { name, isPublic }) {
-      begin(request, response, STREAM_ROUTE)
+      adopt(request)
+      response.once('close', () => onRequest(STREAM_ROUTE, response.statusCode))
       setHeaders(response, [...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []])
       try {
         if (await limit.isExceeded(request)) sse.refuse(response)
@@ -120,6 +121,8 @@ function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDra
 }
 
 const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']
+const PRIVATE_POLL = [...VARYING, ...NO_SNIFFING]
+const PUBLIC_POLL = [...PRIVATE_POLL, ...ANY_ORIGIN]
 
 /** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
 function answer(response: Response, type: string, body: string): void {

@@ -15,12 +15,21 @@ export interface Readings {
 
 export class Metrics {
   readonly #registry = new Registry()
-  readonly #requests = new Counter({ name: 'freshet_http_requests_total', help: 'Requests answered, by route and status.', labelNames: ['route', 'status'], registers: [this.#registry] })
+  /** By route and status: counted here, for a labelled counter looks its labels up by hashing them, which a poll would feel. */
+  readonly #requests = new Map<string, Map<number, number>>()
   readonly #versions = new Counter({ name: 'freshet_versions_total', help: 'Versions this node has taken in.', registers: [this.#registry] })
   readonly #conflated = new Counter({ name: 'freshet_streams_conflated_total', help: 'Times a slow stream was left to catch up with one folded delta.', registers: [this.#registry] })
 
   constructor(read: () => Readings) {
     collectDefaultMetrics({ register: this.#registry })
+    const requests = this.#requests
+    new Counter({
+      name: 'freshet_http_requests_total', help: 'Requests answered, by route and status.', labelNames: ['route', 'status'], registers: [this.#registry],
+      collect() {
+        this.reset()
+        for (const [route, counts] of requests) for (const [status, count] of counts) this.inc({ route, status }, count)
+      },
+    })
     const gauge = (name: string, help: string, value: (readings: Readings) => number): void => {
       new Gauge({ name, help, registers: [this.#registry], collect() { this.set(value(read())) } })
     }
@@ -35,7 +44,8 @@ export class Metrics {
   }
 
   request(route: string, status: number): void {
-    this.#requests.inc({ route, status })
+    const counts = this.#requests.get(route) ?? new Map<number, number>()
+    this.#requests.set(route, counts.set(status, (counts.get(status) ?? 0) + 1))
   }
 
   version(): void {

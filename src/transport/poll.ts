@@ -72,7 +72,7 @@ export class PollEndpoint {
     const channel = hub.channel(name)
     const query = this.#read(request, rawQuery, channel)
     if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
-    const window = await hub.window(name, query.filters)
+    const window = query.filters.size === 0 ? { channel, filters: query.filters } : await hub.window(name, query.filters)
     const poll = { request, response, query, window, epoch: hub.epoch, headers }
     if (query.cursor?.kind === 'page' && await this.#answerPage(poll, query.cursor.page)) return
     await this.#answerDelta(poll)
@@ -179,15 +179,11 @@ export class PollEndpoint {
       response.writeHead(200, headers)
       await writeStreamed(response, { head, parts: delta.parts, tail, deadlineMs: this.#options.drainDeadlineMs })
     } else {
-      const chunks: Buffer[] = [Buffer.from(head)]
-      for (const { changes } of delta.parts) {
-        if (changes.length === 0) continue
-        if (chunks.length > 1) chunks.push(Buffer.from(','))
-        chunks.push(changes)
-      }
-      const body = Buffer.concat([...chunks, Buffer.from(tail)])
+      // Bytes as characters: so head and body are one text, and one write, where a buffer would be another.
+      const changes = delta.parts.filter((part) => part.changes.length > 0).map((part) => part.changes.toString('latin1'))
+      const body = `${head}${changes.join(',')}${tail}`
       headers.push('Content-Length', String(body.length))
-      response.writeHead(200, headers).end(body)
+      response.writeHead(200, headers).end(body, 'latin1')
     }
   }
 
