@@ -2,10 +2,8 @@
 --
 -- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now. The
 -- transition row is that row unless a host's own trigger or function has written it again since, and such a write was captured
--- before: each capture leaves a mark for the rest of its transaction. So the first one takes the transition rows, which halves the
--- cost of a bulk load, and those that find the mark read the table. In SERIALIZABLE, where reading the table would add conflicts,
--- transition rows are also taken wherever no trigger could have written (but a volatile function inside the statement could: there
--- the log may end with the older row until its next write).
+-- before: each capture leaves a mark with the time of the client's statement that it belongs to. So the first one takes the
+-- transition rows, which halves the cost of a bulk load and adds no conflict in SERIALIZABLE; those that find the mark read the table.
 --
 -- Columns are named statically, for speed; the guard compares the names with the catalog first, outside MVCC, so that
 -- a renamed column, a dropped key or a revoked privilege writes one reset line and never fails the host's statement.
@@ -231,13 +229,12 @@ $$;
 create function freshet.capture_body(watched freshet.tables, level text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  is_alone text := 'current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1';
-  -- Null: never. Row triggers come once a row, and find the mark of the row before.
+  -- Null: never. Row triggers come once a row, and would find the mark of the row before; in SERIALIZABLE they take the transition row
+  -- where no trigger could have written (but a volatile function could: there the log may end with the older row until its next write).
   takes_given text := case
     when not freshet.has_whole_transitions(watched.relation) then null
-    when level = 'ROW' then case when not freshet.has_triggers(watched.relation) then is_alone end
-    when freshet.has_triggers(watched.relation) then 'not has_captured'
-    else 'not has_captured or ' || is_alone end;
+    when level = 'STATEMENT' then 'not has_captured'
+    when not freshet.has_triggers(watched.relation) then 'current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1' end;
   truly text := freshet.capture_lines(watched, level, false);
   lines text := case when takes_given is null then truly
     else format(E'    if %s then%s    else%s    end if;\n', takes_given, freshet.capture_lines(watched, level, true), truly) end;
@@ -253,7 +250,9 @@ declare
   now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
   -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
   rings boolean := pg_sequence_last_value('freshet.awake_until') < now_ms;
-  has_captured boolean := current_setting('freshet.captured_%1$s', true) is not distinct from 'yes';
+  -- Whatever it calls has the same time. As a number: text of a time would depend on the settings of the moment.
+  statement text := (1000000 * date_part('epoch', statement_timestamp()))::bigint::text;
+  has_captured boolean := current_setting('freshet.captured_%1$s', true) is not distinct from statement;
 begin
   -- While a clock is awake, somebody serves this log.
   if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
@@ -269,7 +268,7 @@ begin
 %3$s  end if;
   if found then
     if not has_captured then
-      perform set_config('freshet.captured_%1$s', 'yes', true);
+      perform set_config('freshet.captured_%1$s', statement, true);
     end if;%4$s
   end if;
   return null;

@@ -26,7 +26,7 @@ const LOCK_TIMEOUT = '500ms'
 /** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. */
 const MAX_LOCKED_MS = 250
 
-/** The log is too young for statistics: without them the planner may compare every change with every other, or sort them all. Left is the work by hash. */
+/** The log is too young for statistics: without them the planner may compare every change with every other, or sort where hashing does. Left are joins and groups by hash. */
 const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off; set local enable_sort = off`
 
 /** With the names that the tables ($1) have by now. */
