@@ -58,7 +58,8 @@ create table freshet.channels (
 -- The log is two plain tables used in turn. The idle one is emptied by TRUNCATE before the log turns to it, when no
 -- transaction that could have written it is open, so that retention never makes a writer wait.
 -- `xid` is taken at the insert and says which snapshots see the change; ids taken before commit say nothing of order
--- between transactions, but row locks make `seq` (CACHE 1) the commit order of any one key.
+-- between transactions, but row locks make `seq` (CACHE 1) the commit order of any one key. The rows of one
+-- INSERT have one `seq`: for a key it is unique.
 create sequence freshet.change_seq cache 1;
 
 create table freshet.changes_0 (
@@ -66,7 +67,7 @@ create table freshet.changes_0 (
   xid xid8 not null default pg_current_xact_id(),
   table_id int not null,
   -- The key as rendered JSON. Null: everything about the table may have changed; `new_row` then says why.
-  key text,
+  key text collate "C",
   -- The row as row_to_json renders it. Null: the key is gone.
   new_row text,
   -- The filter columns before the statement, as JSON. Null where the row is new or nothing is filtered.

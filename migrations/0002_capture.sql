@@ -118,7 +118,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- What was touched, joined to the truth, into the log table in use.
-create function freshet.capture_statement(watched freshet.tables, touched text, given boolean) returns text
+create function freshet.capture_statement(watched freshet.tables, operation text, touched text, given boolean) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   same_key text := (select string_agg(format('t.%I %s touched.key_%s', name, freshet.key_equality(watched.relation, name), position), ' and ')
@@ -131,14 +131,17 @@ declare
   truth text := format('(select %s from %s%s t where %s%s and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
     case when (select relkind = 'p' from pg_class where oid = watched.relation) then '' else 'only ' end,
     freshet.quoted_name(watched.relation), same_key, same_text);
-  line text := format('select %s, %s, %s, touched.old_filters from (%s) as touched',
-    watched.id, freshet.rendered_key(watched), case when given then 'touched.given_row' else truth end, touched);
+  -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it apart
+  -- costs more than it saves.
+  seq text := case operation when 'INSERT' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end;
+  line text := format('select %s, %s, %s, %s, touched.old_filters from (%s) as touched',
+    seq, watched.id, freshet.rendered_key(watched), case when given then 'touched.given_row' else truth end, touched);
 begin
   return format($statement$
       if slot = 0 then
-        insert into freshet.changes_0 (table_id, key, new_row, old_filters) %1$s;
+        insert into freshet.changes_0 (seq, table_id, key, new_row, old_filters) %1$s;
       else
-        insert into freshet.changes_1 (table_id, key, new_row, old_filters) %1$s;
+        insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
       end if;
 $statement$, line);
 end
@@ -181,16 +184,16 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select case level when 'STATEMENT' then format($lines$
     if tg_op = 'INSERT' then%s    elsif tg_op = 'UPDATE' then%s    else%s    end if;
 $lines$,
-    freshet.capture_statement(watched, freshet.touched_keys(watched, 'INSERT', given), given),
-    freshet.capture_statement(watched, freshet.touched_keys(watched, 'UPDATE', given), given),
-    freshet.capture_statement(watched, freshet.touched_keys(watched, 'DELETE', given), given))
+    freshet.capture_statement(watched, 'INSERT', freshet.touched_keys(watched, 'INSERT', given), given),
+    freshet.capture_statement(watched, 'UPDATE', freshet.touched_keys(watched, 'UPDATE', given), given),
+    freshet.capture_statement(watched, 'DELETE', freshet.touched_keys(watched, 'DELETE', given), given))
   else format($lines$
     if tg_op <> 'DELETE' then%s    end if;
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and %s <> %s then%s    end if;
 $lines$,
-    freshet.capture_statement(watched, freshet.touched_side(watched, level, 'new', given), given),
+    freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'new', given), given),
     freshet.rendered('old', watched.key_columns), freshet.rendered('new', watched.key_columns),
-    freshet.capture_statement(watched, freshet.touched_side(watched, level, 'old', given), given))
+    freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'old', given), given))
   end
 $$;
 

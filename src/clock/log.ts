@@ -62,11 +62,11 @@ with fresh as materialized (
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select null::bigint as seq, null::int as table_id, null as key, null as new_row, null as old_filters,
+select null::bigint as seq, null::int as table_id, null collate "C" as key, null as new_row, null as old_filters,
   ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried from summary left join minted on true
 union all
 select fresh.*, null, null, null, null, null, null, null, null from fresh join summary on carried and changes <= ${MAX_CARRIED_CHANGES}
-order by seq nulls first`,
+order by seq nulls first, key`,
 }
 
 /** As MINT, for any number of changes, of which it carries none. */
@@ -177,7 +177,7 @@ with between as materialized (
   where ${between} limit ${MAX_CARRIED_CHANGES + 1}
 ), size as materialized (${measured('between')}
 )
-select between.* from size join between on size.carried order by seq`,
+select between.* from size join between on size.carried order by seq, key`,
 }
 
 /**
@@ -186,10 +186,10 @@ select between.* from size join between on size.carried order by seq`,
  */
 const folded = (tables: string): string => `
 select seq, table_id, key, new_row, last.old_filters from freshet.changes join (
-  select max(seq) as seq, array_agg(old_filters) filter (where old_filters is not null) as old_filters from (
+  select table_id as in_table, coalesce(key, '') as of_key, max(seq) as at_seq, array_agg(old_filters) filter (where old_filters is not null) as old_filters from (
     select table_id, key, old_filters, max(seq) as seq from freshet.changes where ${between} and ${tables} group by table_id, key, old_filters
   ) by_filters group by table_id, key
-) last using (seq)
+) last on at_seq = seq and in_table = table_id and of_key = coalesce(key, '')
 where ${between} and ${tables}`
 
 /** Between changes, and between what a change is made of, in a run of them: no text that PostgreSQL renders as JSON has them. */
@@ -200,8 +200,8 @@ const RUN_BYTES = 65_536
 
 /** The changes of `folded` in runs, each a text, in the order of the last states. */
 const inRuns = (folded: string, oldFilters: string): string => `
-select string_agg(key || e'\\x1f' || coalesce(new_row, '')${oldFilters}, e'\\x1e' order by seq) as changes from (
-  select *, sum(octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by seq rows unbounded preceding) / ${RUN_BYTES} as run
+select string_agg(key || e'\\x1f' || coalesce(new_row, '')${oldFilters}, e'\\x1e' order by seq, key) as changes from (
+  select *, sum(octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by seq, key rows unbounded preceding) / ${RUN_BYTES} as run
   from (${folded}) folded where key is not null
 ) in_runs group by run order by run`
 
@@ -213,7 +213,7 @@ export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), ` || coalesce
  * million of them; beyond, it is slower, on disk.
  */
 export const FOLDED_ROWS = inRuns(`
-select distinct on (key collate "C") seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key collate "C", seq desc`, '')
+select distinct on (key) seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key, seq desc`, '')
 
 /** What a run of FOLDED_CHANGES or FOLDED_ROWS tells of. */
 export function fromRun(run: string): readonly FoldedChange[] {
@@ -226,7 +226,7 @@ export function fromRun(run: string): readonly FoldedChange[] {
 /** The changes of tables $4, folded, in one row with a null seq if there are none; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `
 with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as materialized (${measured('later')})
-select size.carried, later.* from size left join later on size.carried order by seq`
+select size.carried, later.* from size left join later on size.carried order by seq, key`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */
 export const RANGE_SNAPSHOTS = `

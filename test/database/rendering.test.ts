@@ -32,7 +32,8 @@ describe.skipIf(!hasPostgres)('what a line of the log says', async () => {
 
     // Whatever the generated SQL calls its own things, a column of the host may be called too.
     const ours = ['t', 'n', 'touched', 'key', 'key_1', 'part', 'published', 'given_row', 'old_filters', 'new', 'old', 'new_rows', 'rows_new', 'old_rows', 'rows_old',
-      'before', 'after', 'slot', 'found', 'tg_op', 'table_id', 'new_row', 'name', 'captured', 'watched']
+      'before', 'after', 'slot', 'found', 'tg_op', 'table_id', 'new_row', 'name', 'captured', 'watched',
+      'seq', 'now_ms', 'rings', 'statement', 'has_captured']
     it.each([['all columns', null], ['chosen columns', ours]])('columns may be called like anything in the generated SQL (%s)', async (_, columns) => {
       for (const [kind, rest] of [['plain', ''], ['parts', 'partition by list (key)']] as const) {
         const t = `public.${kind}_${columns === null ? 'all' : 'chosen'}`
