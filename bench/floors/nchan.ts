@@ -60,7 +60,9 @@ export async function startNchan(): Promise<Nchan> {
     if (nginx.exitCode !== null) throw new Error('nginx ended at once')
     await delay(20)
   }
-  const [processId = 0] = await childrenOf(nginx.pid ?? 0)
+  // It listens before it has a worker.
+  let processId: number | undefined
+  while ((processId = (await childrenOf(nginx.pid ?? 0))[0]) === undefined) await delay(20)
   const agent = new Agent({ keepAlive: true })
   return {
     port, processId,
