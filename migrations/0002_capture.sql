@@ -168,8 +168,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
 $$;
 
--- Whether transition rows may be told without a capture in between to be the last: actions of foreign keys write within the
--- statement, so that a row may be in there twice. (Nor has a transition row its virtual columns.)
+-- Whether a transition row is the last state of its key where nothing was captured since. Actions of foreign keys write within the
+-- statement, so that a row may be in there twice; and a transition row has no virtual columns.
 create function freshet.has_whole_transitions(target regclass) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select not exists (

@@ -56,13 +56,13 @@ export async function startNchan(): Promise<Nchan> {
   await writeFile(path, configuration(port, directory, process.getuid?.() === 0))
   const nginx = spawn(program, ['-p', directory, '-c', path, '-e', join(directory, 'error.log')], { stdio: ['ignore', 'ignore', 'inherit'] })
   const exited = once(nginx, 'exit')
-  while (!await isListening(port)) {
-    if (nginx.exitCode !== null) throw new Error('nginx ended at once')
-    await delay(20)
-  }
-  // It listens before it has a worker.
   let processId: number | undefined
-  while ((processId = (await childrenOf(nginx.pid ?? 0))[0]) === undefined) await delay(20)
+  // It listens before it has a worker.
+  while (processId === undefined || !await isListening(port)) {
+    if (nginx.exitCode !== null) throw new Error('nginx ended at once')
+    await delay(20);
+    [processId] = await childrenOf(nginx.pid ?? 0)
+  }
   const agent = new Agent({ keepAlive: true })
   return {
     port, processId,

@@ -94,7 +94,7 @@ export function canonicalValue(value: string, column: ColumnDefinition | undefin
 
 /** The filters of a window as text: equal filters, equal text. */
 export function filterKey(filters: CanonicalFilters): string {
-  return filters.size === 0 ? '[]' : JSON.stringify([...filters])
+  return JSON.stringify([...filters])
 }
 
 /** Collects rendered changes into parts: the inside of a `changes` array, ready to be framed. */

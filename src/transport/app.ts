@@ -98,7 +98,7 @@ function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDra
       adopt(request)
       const headers = isPublic ? PUBLIC_POLL : PRIVATE_POLL
       try {
-        if (limit.isOn) await limit.admit(request)
+        await limit.admit(request)
         await poll.answer(request, response, { name, rawQuery: rawQuery(request), headers })
       } catch (error) {
         if (!response.headersSent) setHeaders(response, headers)

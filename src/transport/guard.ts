@@ -62,19 +62,9 @@ function originForm(url: string): string {
   return path === url || path.startsWith('/') ? path : `/${path}`
 }
 
-/** Of a list of names and values by turns. */
-function countHosts(rawHeaders: readonly string[]): number {
-  let hosts = 0
-  for (let index = 0; index < rawHeaders.length; index += 2) {
-    const name = rawHeaders[index]
-    if (name?.length === 4 && name.toLowerCase() === 'host') hosts += 1
-  }
-  return hosts
-}
-
 function faultOf(request: IncomingMessage, url: string): ApiError | null {
   if (url.length > MAX_ADDRESS_BYTES) return new ApiError('uri_too_long', `The address is longer than ${MAX_ADDRESS_BYTES} bytes.`)
-  const hosts = countHosts(request.rawHeaders)
+  const hosts = request.rawHeaders.filter((name, index) => index % 2 === 0 && name.toLowerCase() === 'host').length
   // [rfc9112 §3.2] exactly one in HTTP/1.1.
   if (hosts > 1 || (hosts === 0 && request.httpVersion === '1.1')) return new ApiError('malformed_request', `The request has ${hosts} Host headers instead of one.`)
   if (!url.startsWith('/') && !(url === '*' && request.method === 'OPTIONS')) return new ApiError('malformed_request', 'The address does not begin with a slash.')

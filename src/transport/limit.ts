@@ -22,13 +22,9 @@ export class RateLimit {
     this.#perSecond = perSecond
   }
 
-  get isOn(): boolean {
-    return this.#perSecond > 0
-  }
-
   /** Counts the request; true: it is one too many. */
   async isExceeded(request: IncomingMessage): Promise<boolean> {
-    return this.isOn && (await this.#hits.increment(keyOf(request))).totalHits > this.#perSecond
+    return this.#perSecond > 0 && (await this.#hits.increment(keyOf(request))).totalHits > this.#perSecond
   }
 
   /** Counts the request. Rejects with ApiError rate_limited when it is one too many. */
@@ -37,7 +33,7 @@ export class RateLimit {
   }
 
   middleware(refuseStream: (response: ServerResponse) => void): RequestHandler {
-    if (!this.isOn) return (_request, _response, next) => next()
+    if (this.#perSecond === 0) return (_request, _response, next) => next()
     return rateLimit({
       windowMs: 1_000, limit: this.#perSecond, store: this.#hits, keyGenerator: keyOf, standardHeaders: false, legacyHeaders: false, validate: false,
       handler: (request, response) => {

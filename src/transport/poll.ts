@@ -72,7 +72,7 @@ export class PollEndpoint {
     const channel = hub.channel(name)
     const query = this.#read(request, rawQuery, channel)
     if (hub.staleSinceMs !== null) throw new ApiError('database_unreachable', 'The database has not answered for more than five seconds.')
-    const window = query.filters.size === 0 ? { channel, filters: query.filters } : await hub.window(name, query.filters)
+    const window = await hub.window(name, query.filters)
     const poll = { request, response, query, window, epoch: hub.epoch, headers }
     if (query.cursor?.kind === 'page' && await this.#answerPage(poll, query.cursor.page)) return
     await this.#answerDelta(poll)
