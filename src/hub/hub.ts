@@ -4,13 +4,12 @@
  * of each version that concerns them. What cannot be answered truly becomes a reset, never an empty success.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { LRUCache } from 'lru-cache'
-import { RangeLost, type Catalog, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
+import { RangeLost, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
 import type { Version } from '../contract/version.ts'
-import { ApiError, quoted } from '../errors.ts'
+import { ApiError } from '../errors.ts'
 import { Answerer, discard, type Delta, type Question } from './answer.ts'
+import { Channels } from './channels.ts'
 import { Feeds, type Follower } from './feed.ts'
-import { canonicalValue } from './fold.ts'
 import { Freshness } from './freshness.ts'
 import { History } from './history.ts'
 
@@ -36,9 +35,6 @@ export type Answer = { readonly kind: 'unchanged' } | ({ readonly kind: 'delta' 
 /** How often a question is asked anew because the ground moved under it. */
 const MAX_TRIES = 5
 
-/** One for all: thousands of streams hold their window. */
-const NO_FILTERS: ReadonlyMap<string, string> = new Map()
-
 const UNCHANGED: Answer = { kind: 'unchanged' }
 
 export class Hub {
@@ -48,10 +44,7 @@ export class Hub {
   readonly #history: History
   readonly #answerer: Answerer
   readonly #feeds: Feeds
-  /** Bounded in bytes: a short number may have a hundred thousand digits. */
-  readonly #casts = new LRUCache<string, string>({ maxSize: 4e6, sizeCalculation: (value, key) => value.length + key.length })
-  #catalog: Catalog | null = null
-  #channels: ReadonlyMap<string, ChannelDefinition> = new Map()
+  readonly #channels: Channels
   /** Versions that wait: for a load to end, or for the catalog of one before them. */
   #arrived: LoggedVersion[] = []
   #arriving = 0
@@ -62,12 +55,11 @@ export class Hub {
   #beginnings = 0
   #isAwaitingLoad = true
   #isLoading = false
-  #lastReading: Promise<void> = Promise.resolve()
-  #nextReading: Promise<Catalog> | null = null
   #isClosed = false
 
   constructor(options: HubOptions) {
     this.#options = { ringBytes: 32e6, cacheBytes: 64e6, futureWaitMs: 1_000, clockWaitMs: 10_000, ...options }
+    this.#channels = new Channels(options.source)
     this.#history = new History(this.#options.ringBytes)
     this.#answerer = new Answerer({
       source: options.source,
@@ -87,11 +79,11 @@ export class Hub {
   }
 
   get isLoaded(): boolean {
-    return this.#catalog !== null
+    return this.#channels.isLoaded
   }
 
   get epoch(): string {
-    return this.#catalog?.epoch ?? ''
+    return this.#channels.epoch
   }
 
   /** The newest version this node holds. */
@@ -100,7 +92,7 @@ export class Hub {
   }
 
   get floor(): number {
-    return this.#catalog?.floor ?? 0
+    return this.#channels.floor
   }
 
   get size(): { readonly ringBytes: number; readonly ringVersions: number; readonly cacheBytes: number; readonly feeds: number; readonly followers: number } {
@@ -115,20 +107,17 @@ export class Hub {
 
   /** All channels, by name. */
   get channels(): readonly ChannelDefinition[] {
-    return [...this.#channels.values()]
+    return this.#channels.all
   }
 
   /** Undefined: there is none of that name. */
   find(name: string): ChannelDefinition | undefined {
-    return this.#channels.get(name)
+    return this.#channels.find(name)
   }
 
   /** Throws ApiError unknown_channel. */
   channel(name: string): ChannelDefinition {
-    const channel = this.find(name)
-    if (channel !== undefined) return channel
-    if (!this.isLoaded) throw new ApiError('database_unreachable', 'The server has not reached its database yet.')
-    throw new ApiError('unknown_channel', `There is no channel ${quoted(name)}.`)
+    return this.#channels.get(name)
   }
 
   /** The last version that touched any of the windows' tables. */
@@ -153,8 +142,8 @@ export class Hub {
     // Whatever waits has been committed: the catalog that is read from here on has it, or is of another epoch.
     this.#arrived = []
     this.#arriving = 0
-    const catalog = await this.#readCatalog().finally(() => { this.#isLoading = load !== this.#loads })
-    this.#define(catalog)
+    const catalog = await this.#channels.read().finally(() => { this.#isLoading = load !== this.#loads })
+    this.#channels.define(catalog)
     this.#history.begin(catalog)
     this.#beginnings += 1
     this.#answerer.clear()
@@ -166,8 +155,8 @@ export class Hub {
 
   /** Reads floor and channels again; what is remembered stays. */
   async refresh(): Promise<void> {
-    const catalog = await this.#readCatalog()
-    if (catalog.epoch === this.epoch) this.#define(catalog)
+    const catalog = await this.#channels.read()
+    if (catalog.epoch === this.epoch) this.#channels.define(catalog)
     else await this.load()
   }
 
@@ -185,12 +174,8 @@ export class Hub {
   }
 
   /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */
-  async window(name: string, filters: ReadonlyMap<string, string>): Promise<Window> {
-    const channel = this.channel(name)
-    if (filters.size === 0) return { channel, filters: NO_FILTERS }
-    const canonical = new Map<string, string>()
-    for (const [column, value] of filters) canonical.set(column, await this.#cast(channel, column, value))
-    return { channel, filters: canonical }
+  window(name: string, filters: ReadonlyMap<string, string>): Promise<Window> {
+    return this.#channels.window(name, filters)
   }
 
   /** What a holder of `cursor` must apply (null: holds nothing). */
@@ -210,7 +195,7 @@ export class Hub {
    */
   follow(windows: readonly Window[], version: Version, follower: Follower): boolean {
     if (version.epoch !== this.epoch) return false
-    const current = this.#current(windows)
+    const current = this.#channels.current(windows)
     if (!this.#history.knows(current) || this.#history.lastTouched(current) > version.number) return false
     this.#feeds.follow(current, version.number, follower)
     return true
@@ -228,23 +213,6 @@ export class Hub {
     const number = this.#history.lastTouched(windows)
     if (number <= from || !this.#feeds.advance(windows, { from, to: number }, follower)) return null
     return { epoch: this.epoch, number }
-  }
-
-  #define(catalog: Catalog): void {
-    this.#catalog = catalog
-    this.#channels = new Map(catalog.channels.map((channel) => [channel.name, channel]))
-  }
-
-  /** One at a time, so that of two catalogs the later one is the newer; who asks before the next one begins gets that. */
-  #readCatalog(): Promise<Catalog> {
-    if (this.#nextReading !== null) return this.#nextReading
-    const reading = this.#lastReading.then(() => {
-      this.#nextReading = null
-      return this.#options.source.readCatalog()
-    })
-    this.#nextReading = reading
-    this.#lastReading = reading.then(() => undefined, () => undefined)
-    return reading
   }
 
   async #applyArrived(): Promise<void> {
@@ -273,9 +241,9 @@ export class Hub {
   async #refreshUntilRead(loads: number): Promise<void> {
     for (let attempt = 0; !this.#isClosed && loads === this.#loads; attempt += 1) {
       try {
-        const catalog = await this.#readCatalog()
+        const catalog = await this.#channels.read()
         // In another epoch these versions are nobody's; the follower will say so and load() what there is.
-        if (catalog.epoch === this.epoch) this.#define(catalog)
+        if (catalog.epoch === this.epoch) this.#channels.define(catalog)
         return
       } catch (error) {
         this.#report(error)
@@ -289,33 +257,22 @@ export class Hub {
     if (version.reset.length > 0) this.#answerer.clear()
     this.#history.add(version)
     this.#feeds.tell(version)
-    for (const { name, table } of this.#channels.values()) {
+    for (const { name, table } of this.#channels.all) {
       if (version.touched.includes(table.id)) this.#options.onTouched?.(name, version.mintedAtMs)
     }
   }
 
-  /** The windows as the catalog has them now. Throws when one can no longer be served. */
-  #current(windows: readonly Window[]): readonly Window[] {
-    return windows.map(({ channel: { name }, filters }) => {
-      const channel = this.channel(name)
-      if (channel.table.parked !== null) throw new ApiError('channel_parked', `Channel ${quoted(name)} cannot be served: ${channel.table.parked}.`)
-      const missing = [...filters.keys()].find((column) => !channel.filters.includes(column))
-      if (missing !== undefined) throw unknownFilter(channel, missing)
-      return { channel, filters }
-    })
-  }
-
   /** What memory can say without waiting for anything, as it nearly always can; null: it cannot. */
   #answerAtOnce(given: readonly Window[], cursor: Version | null): Answer | null {
-    const windows = this.#current(given)
+    const windows = this.#channels.current(given)
     return cursor?.epoch === this.epoch && this.#history.knows(windows) && this.#mayStartFrom(cursor.number, windows) ? this.#remembered(windows, cursor.number) : null
   }
 
   async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {
     await this.#birth(given)
-    const since = cursor === null ? null : await this.#startingPoint(this.#current(given), cursor)
+    const since = cursor === null ? null : await this.#startingPoint(this.#channels.current(given), cursor)
     if (since === null) return this.#reset(given, cursor)
-    const windows = this.#current(given)
+    const windows = this.#channels.current(given)
     const remembered = this.#remembered(windows, since)
     if (remembered !== null) return remembered
     try {
@@ -340,7 +297,7 @@ export class Hub {
   /** Waits for the version that a window's table begins at, which a watch of this moment has not got yet. */
   async #birth(given: readonly Window[]): Promise<void> {
     const deadlineMs = performance.now() + this.#options.clockWaitMs
-    while (!this.#history.knows(this.#current(given))) await this.#history.versionAfter(this.#history.head, deadlineMs - performance.now())
+    while (!this.#history.knows(this.#channels.current(given))) await this.#history.versionAfter(this.#history.head, deadlineMs - performance.now())
   }
 
   /** The number to start from; null where only a reset is true. */
@@ -359,7 +316,7 @@ export class Hub {
     if (await this.#history.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)) return true
     // A reset to what this node holds would take the client back in time, if it is only this node that is behind.
     const impatience = delay(this.#options.futureWaitMs, null, { ref: false })
-    const catalog = await Promise.race([this.#readCatalog(), impatience])
+    const catalog = await Promise.race([this.#channels.read(), impatience])
     if (catalog === null) throw new ApiError('database_unreachable', 'The database does not answer just now.')
     if (catalog.epoch === this.epoch && catalog.head >= number) throw new ApiError('database_unreachable', 'This node has not caught up with the version you hold.')
     return false
@@ -369,7 +326,7 @@ export class Hub {
     // Who holds a version that was lost must not be sent back to one before it: a client's versions only grow.
     const leap = cursor?.epoch === this.epoch ? this.#history.leapOver(cursor.number) : 0
     for (let attempt = 1; ; attempt += 1) {
-      const windows = this.#current(given)
+      const windows = this.#channels.current(given)
       try {
         const name = (upTo: number): number => Math.max(this.#history.lastTouched(windows, upTo), Math.min(leap, upTo))
         return { kind: 'delta', ...await this.#answerer.state(windows, name, Math.max(leap, this.#lastTouchedFor(windows, cursor))) }
@@ -390,23 +347,4 @@ export class Hub {
   #report(error: unknown): void {
     this.#options.onError(error instanceof Error ? error : new Error(String(error)))
   }
-
-  async #cast(channel: ChannelDefinition, name: string, value: string): Promise<string> {
-    const column = channel.table.columns.find((candidate) => candidate.name === name)
-    if (column === undefined || !channel.filters.includes(name)) throw unknownFilter(channel, name)
-    if (column.comparedAs === 'text') return JSON.stringify(value)
-    const key = JSON.stringify([column.comparedAs, value])
-    const known = this.#casts.get(key)
-    if (known !== undefined) return known
-    const canonical = canonicalValue(await this.#options.source.castFilter(column, value), column)
-    this.#casts.set(key, canonical)
-    return canonical
-  }
-}
-
-function unknownFilter(channel: ChannelDefinition, name: string): ApiError {
-  return new ApiError('unknown_filter', `Channel ${quoted(channel.name)} has no filter ${quoted(name)}.`, {
-    parameter: name,
-    hint: channel.filters.length === 0 ? 'It has no filters.' : `Its filters: ${channel.filters.join(', ')}.`,
-  })
 }

@@ -1,0 +1,110 @@
+/**
+ * The channels that are served, as the catalog last read has them, and windows on them. Promise: of two readings the later one is the
+ * newer; a filter's value has one form, in which it is compared everywhere.
+ */
+import { LRUCache } from 'lru-cache'
+import type { Catalog, ChangeSource, ChannelDefinition, Window } from '../contract/change.ts'
+import { ApiError, quoted } from '../errors.ts'
+import { canonicalValue } from './fold.ts'
+
+/** One for all: thousands of streams hold their window. */
+const NO_FILTERS: ReadonlyMap<string, string> = new Map()
+
+export class Channels {
+  readonly #source: ChangeSource
+  /** Bounded in bytes: a short number may have a hundred thousand digits. */
+  readonly #casts = new LRUCache<string, string>({ maxSize: 4e6, sizeCalculation: (value, key) => value.length + key.length })
+  #catalog: Catalog | null = null
+  #byName: ReadonlyMap<string, ChannelDefinition> = new Map()
+  #lastReading: Promise<void> = Promise.resolve()
+  #nextReading: Promise<Catalog> | null = null
+
+  constructor(source: ChangeSource) {
+    this.#source = source
+  }
+
+  get isLoaded(): boolean {
+    return this.#catalog !== null
+  }
+
+  get epoch(): string {
+    return this.#catalog?.epoch ?? ''
+  }
+
+  get floor(): number {
+    return this.#catalog?.floor ?? 0
+  }
+
+  get all(): readonly ChannelDefinition[] {
+    return this.#catalog?.channels ?? []
+  }
+
+  /** Undefined: there is none of that name. */
+  find(name: string): ChannelDefinition | undefined {
+    return this.#byName.get(name)
+  }
+
+  /** Throws ApiError unknown_channel. */
+  get(name: string): ChannelDefinition {
+    const channel = this.find(name)
+    if (channel !== undefined) return channel
+    if (!this.isLoaded) throw new ApiError('database_unreachable', 'The server has not reached its database yet.')
+    throw new ApiError('unknown_channel', `There is no channel ${quoted(name)}.`)
+  }
+
+  /** Reads the catalog, which `define` takes. One at a time, so that of two the later one is the newer; who asks before the next one begins gets that. */
+  read(): Promise<Catalog> {
+    if (this.#nextReading !== null) return this.#nextReading
+    const reading = this.#lastReading.then(() => {
+      this.#nextReading = null
+      return this.#source.readCatalog()
+    })
+    this.#nextReading = reading
+    this.#lastReading = reading.then(() => undefined, () => undefined)
+    return reading
+  }
+
+  define(catalog: Catalog): void {
+    this.#catalog = catalog
+    this.#byName = new Map(catalog.channels.map((channel) => [channel.name, channel]))
+  }
+
+  /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */
+  async window(name: string, filters: ReadonlyMap<string, string>): Promise<Window> {
+    const channel = this.get(name)
+    if (filters.size === 0) return { channel, filters: NO_FILTERS }
+    const canonical = new Map<string, string>()
+    for (const [column, value] of filters) canonical.set(column, await this.#cast(channel, column, value))
+    return { channel, filters: canonical }
+  }
+
+  /** The windows as the catalog has them now. Throws when one can no longer be served. */
+  current(windows: readonly Window[]): readonly Window[] {
+    return windows.map(({ channel: { name }, filters }) => {
+      const channel = this.get(name)
+      if (channel.table.parked !== null) throw new ApiError('channel_parked', `Channel ${quoted(name)} cannot be served: ${channel.table.parked}.`)
+      const missing = [...filters.keys()].find((column) => !channel.filters.includes(column))
+      if (missing !== undefined) throw unknownFilter(channel, missing)
+      return { channel, filters }
+    })
+  }
+
+  async #cast(channel: ChannelDefinition, name: string, value: string): Promise<string> {
+    const column = channel.table.columns.find((candidate) => candidate.name === name)
+    if (column === undefined || !channel.filters.includes(name)) throw unknownFilter(channel, name)
+    if (column.comparedAs === 'text') return JSON.stringify(value)
+    const key = JSON.stringify([column.comparedAs, value])
+    const known = this.#casts.get(key)
+    if (known !== undefined) return known
+    const canonical = canonicalValue(await this.#source.castFilter(column, value), column)
+    this.#casts.set(key, canonical)
+    return canonical
+  }
+}
+
+function unknownFilter(channel: ChannelDefinition, name: string): ApiError {
+  return new ApiError('unknown_filter', `Channel ${quoted(channel.name)} has no filter ${quoted(name)}.`, {
+    parameter: name,
+    hint: channel.filters.length === 0 ? 'It has no filters.' : `Its filters: ${channel.filters.join(', ')}.`,
+  })
+}
