@@ -43,6 +43,8 @@ create table freshet.tables (
   -- Null: every column of the table.
   columns text[],
   filter_columns text[] not null,
+  -- Those that are captured as text, because JSON would not keep their numbers.
+  text_columns text[] not null default '{}',
   fingerprint text not null default '',
   parked text
 );
@@ -68,9 +70,9 @@ create table freshet.changes_0 (
   table_id int not null,
   -- The key as rendered JSON. Null: everything about the table may have changed; `new_row` then says why.
   key text collate "C",
-  -- The row as row_to_json renders it. Null: the key is gone.
+  -- The captured columns as row_to_json renders them, of text_columns their text; so is the key. Null: the key is gone.
   new_row text,
-  -- The filter columns before the statement, as JSON. Null where the row is new or nothing is filtered.
+  -- The filter columns before the statement, rendered alike. Null where the row is new or nothing is filtered.
   old_filters text
 ) with (autovacuum_vacuum_insert_threshold = -1);
 create table freshet.changes_1 (like freshet.changes_0 including all) with (autovacuum_vacuum_insert_threshold = -1);

@@ -29,14 +29,21 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   where indrelid = relation and indisprimary and attname = column_name
 $$;
 
--- An expression that renders the named columns of `alias` as a JSON object, exactly as row_to_json would.
-create function freshet.rendered(alias text, names text[]) returns text
+-- Whether a type is of numbers that lose digits in most clients when they are JSON numbers: beyond 2^53, or decimal. As text they keep them.
+-- (So do arrays of them, but a column that was retyped meanwhile may have no cast to text[], and the host's write would fail.)
+create function freshet.needs_text(type oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with recursive base as (
+    select oid, typbasetype from pg_type where oid = type
+    union all
+    select pg_type.oid, pg_type.typbasetype from base join pg_type on pg_type.oid = base.typbasetype)
+  select exists (select from base where oid in ('int8'::regtype, 'numeric'::regtype))
+$$;
+
+-- '' or the cast under which a column is captured.
+create function freshet.capture_cast(watched freshet.tables, name text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select format('%L', '{') || string_agg(
-    format(' || %L || coalesce(to_json(%s.%I)::text, ''null'')',
-      case when position > 1 then ',' else '' end || to_json(name) || ':', alias, name), '' order by position)
-    || format(' || %L', '}')
-  from unnest(names) with ordinality as column_list (name, position)
+  select case when name = any (watched.text_columns) then '::text' else '' end
 $$;
 
 -- The columns that capture reads, in the order of the table: the published ones, the key and the filters.
@@ -48,23 +55,34 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   order by pg_attribute.attnum
 $$;
 
+-- An expression that renders the named columns of `alias` as a JSON object, exactly as they are in a captured row.
+create function freshet.rendered(watched freshet.tables, alias text, names text[]) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('%L', '{') || string_agg(
+    format(' || %L || coalesce(to_json(%s.%I%s)::text, ''null'')',
+      case when position > 1 then ',' else '' end || to_json(name) || ':', alias, name, freshet.capture_cast(watched, name)), '' order by position)
+    || format(' || %L', '}')
+  from unnest(names) with ordinality as column_list (name, position)
+$$;
+
 -- An expression for the captured part of a row. `alias.*` names the row even where a column is called like the alias.
 -- In NEW the columns are in the order of the partition, so there they are listed.
 create function freshet.rendered_row(watched freshet.tables, alias text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
-    when watched.columns is not null or alias = 'new' then (
-      select format('(select row_to_json(part.*)::text from (select %s) as part)', string_agg(format('%s.%I', alias, name), ', ' order by attnum))
+    when watched.columns is not null or watched.text_columns <> '{}' or alias = 'new' then (
+      select format('(select row_to_json(part.*)::text from (select %s) as part)',
+        string_agg(format('%1$s.%2$I%3$s as %2$I', alias, name, freshet.capture_cast(watched, name)), ', ' order by attnum))
       from freshet.captured_columns(watched))
     else format('row_to_json(%s.*)::text', alias)
   end
 $$;
 
--- The key of `touched` as row_to_json would render it. Nothing in a primary key is null.
+-- The key of `touched`, rendered alike. Nothing in a primary key is null.
 create function freshet.rendered_key(watched freshet.tables) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select string_agg(format('%L || to_json(touched.key_%s)::text', case when position > 1 then ',' else '{' end || to_json(name) || ':', position),
-    ' || ' order by position) || format(' || %L', '}')
+  select string_agg(format('%L || to_json(touched.key_%s%s)::text', case when position > 1 then ',' else '{' end || to_json(name) || ':', position,
+    freshet.capture_cast(watched, name)), ' || ' order by position) || format(' || %L', '}')
   from unnest(watched.key_columns) with ordinality as keys (name, position)
 $$;
 
@@ -91,10 +109,10 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       from unnest(watched.key_columns) with ordinality as keys (name, position)),
     case when side = 'new' and given then freshet.rendered_row(watched, alias) else 'null::text' end,
     case when watched.filter_columns = '{}' then 'null::text'
-      when side = 'old' then freshet.rendered(alias, watched.filter_columns)
+      when side = 'old' then freshet.rendered(watched, alias, watched.filter_columns)
       -- The row that had this key before is the old one only if the key stayed.
-      when level = 'ROW' then format('case when tg_op = ''UPDATE'' and %s = %s then %s end', freshet.rendered('old', watched.key_columns),
-        freshet.rendered('new', watched.key_columns), freshet.rendered('old', watched.filter_columns))
+      when level = 'ROW' then format('case when tg_op = ''UPDATE'' and %s = %s then %s end', freshet.rendered(watched, 'old', watched.key_columns),
+        freshet.rendered(watched, 'new', watched.key_columns), freshet.rendered(watched, 'old', watched.filter_columns))
       else 'null::text' end,
     case level when 'ROW' then '' else format(' from %s_rows %s', side, alias) end)
   from (select case level when 'ROW' then side else 'rows_' || side end) as aliases (alias)
@@ -125,7 +143,7 @@ declare
     from unnest(watched.key_columns) with ordinality as keys (name, position));
   -- Where equal keys may render differently the text may be gone although a row is there.
   same_text text := case when freshet.renders_alike(watched) then ''
-    else format(' and %s = %s', freshet.rendered('t', watched.key_columns), freshet.rendered_key(watched)) end;
+    else format(' and %s = %s', freshet.rendered(watched, 't', watched.key_columns), freshet.rendered_key(watched)) end;
   -- In REPEATABLE READ the snapshot may still see the row that had this key before another transaction deleted it. What was
   -- touched is ours: nobody else has this key until we end, so only a row that we wrote (no older than we are) is the truth.
   truth text := format('(select %s from %s%s t where %s%s and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
@@ -192,7 +210,7 @@ $lines$,
     if tg_op = 'DELETE' or tg_op = 'UPDATE' and %s <> %s then%s    end if;
 $lines$,
     freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'new', given), given),
-    freshet.rendered('old', watched.key_columns), freshet.rendered('new', watched.key_columns),
+    freshet.rendered(watched, 'old', watched.key_columns), freshet.rendered(watched, 'new', watched.key_columns),
     freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'old', given), given))
   end
 $$;
@@ -271,7 +289,8 @@ begin
 %3$s  end if;
   if found then
     if not has_captured then
-      perform set_config('freshet.captured_%1$s', statement, true);
+      -- Assigned: PERFORM would run a query.
+      statement := set_config('freshet.captured_%1$s', statement, true);
     end if;%4$s
   end if;
   return null;

@@ -323,7 +323,9 @@ begin
     columns = (select case when bool_and(channels.columns is not null) then array_agg(distinct published order by published) end
       from freshet.channels left join unnest(channels.columns) published on true where channels.table_id = tables.id),
     filter_columns = (select coalesce(array_agg(distinct filter order by filter), '{}')
-      from freshet.channels, unnest(filters) filter where channels.table_id = tables.id)
+      from freshet.channels, unnest(filters) filter where channels.table_id = tables.id),
+    text_columns = (select coalesce(array_agg(attname::text order by attnum), '{}')
+      from pg_attribute where attrelid = relation and attnum > 0 and not attisdropped and freshet.needs_text(atttypid))
   where id = regenerate.table_id and exists (select from pg_class where oid = relation)
   returning * into watched;
   if found then

@@ -22,8 +22,8 @@ select epoch, floor,
       'isPartitioned', coalesce(relkind = 'p', false), 'keyColumns', key_columns, 'columns', coalesce((
         select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull,
           'root', (select format_type(coalesce(nullif(typbasetype, 0), oid), null) from pg_type where oid = atttypid),
-          'depth', (select case when typcategory <> 'A' then 0 when (select typcategory <> 'A' from pg_type item where item.oid = pg_type.typelem) then 1 end
-            from pg_type where oid = atttypid), 'base', (
+          'isText', attname = any (text_columns),
+          'isCaptured', tables.columns is null or attname = any (tables.columns || key_columns || filter_columns), 'base', (
             with recursive base as (
               select pg_type.oid, typbasetype, typelem, typcategory, typname from pg_type where oid = atttypid
               union all
@@ -41,15 +41,15 @@ interface StateRow {
   readonly leaps: readonly (readonly [number, number])[]
   readonly touched: readonly (readonly [number, number, number])[]
   readonly channels: readonly { name: string; tableId: number; columns: string[] | null; filters: string[]; isPublic: boolean }[]
-  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Pick<ColumnDefinition, 'name' | 'type' | 'nullable'> & { base: string; root: string; depth: 0 | 1 | null })[] })[]
+  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Omit<ColumnDefinition, 'conversion' | 'comparedAs'> & { base: string; root: string })[] })[]
 }
 
 export async function readCatalog(pool: Pool): Promise<Catalog> {
   const { rows: [state] } = await pool.query<StateRow>(STATE)
   if (state === undefined) throw new Error('freshet.state is empty')
   const tables = new Map(state.tables.map((table) => [table.id, {
-    ...table, columns: table.columns.map(({ name, type, nullable, base, root, depth }) => ({
-      name, type, nullable, conversion: conversionOf(base), exactAs: exactCast(conversionOf(base), depth), comparedAs: comparisonType(base, root),
+    ...table, columns: table.columns.map(({ base, root, ...column }) => ({
+      ...column, conversion: column.isText ? 'none' : conversionOf(base), comparedAs: comparisonType(base, root),
     })),
   }]))
   return {
@@ -78,13 +78,7 @@ function comparisonType(base: string, root: string): string {
   }
 }
 
-/** `depth`: 0 for a scalar, 1 for an array of scalars, null for what a cast to text would not look into (an array of domains over arrays). */
-function exactCast(conversion: Conversion, depth: 0 | 1 | null): ColumnDefinition['exactAs'] {
-  if (conversion !== 'quote-numbers' || depth === null) return null
-  return depth === 0 ? 'text' : 'text[]'
-}
-
-/** `base` is the type under domains and arrays. JSON numbers beyond 2^53 would lose digits in most clients. */
+/** `base` is the type under domains and arrays. */
 function conversionOf(base: string): Conversion {
   switch (base) {
     case 'int8': case 'numeric': return 'quote-numbers'

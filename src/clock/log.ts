@@ -197,23 +197,34 @@ const CHANGE_SEPARATOR = '\x1e'
 const FIELD_SEPARATOR = '\x1f'
 /** A run is about so long: rows one by one cost a reader several times as much as their text. */
 const RUN_BYTES = 65_536
+/** What each change counts for at least: less than a thousand make a run, as they may make a part. */
+const CHANGE_BYTES = 66
 
 /** The changes of `folded` in runs, each a text, in the order of the last states. */
-const inRuns = (folded: string, oldFilters: string): string => `
-select string_agg(key || e'\\x1f' || coalesce(new_row, '')${oldFilters}, e'\\x1e' order by seq, key) as changes from (
-  select *, sum(octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by seq, key rows unbounded preceding) / ${RUN_BYTES} as run
+const inRuns = (folded: string, change: string, separator: string): string => `
+select string_agg(${change}, ${separator} order by seq, key) as changes from (
+  select *, sum(${CHANGE_BYTES} + octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by seq, key rows unbounded preceding) / ${RUN_BYTES} as run
   from (${folded}) folded where key is not null
 ) in_runs group by run order by run`
 
+const IN_FIELDS = `key || e'\\x1f' || coalesce(new_row, '')`
+
 /** The changes of table $4, folded. */
-export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), ` || coalesce(e'\\x1f' || array_to_string(old_filters, e'\\x1f'), '')`)
+export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), `${IN_FIELDS} || coalesce(e'\\x1f' || array_to_string(old_filters, e'\\x1f'), '')`, `e'\\x1e'`)
 
 /**
- * As FOLDED_CHANGES, without the old filter values. Then sorting them all takes two thirds of the time of grouping and joining, up to a
- * million of them; beyond, it is slower, on disk.
+ * Without the old filter values, sorting all changes takes two thirds of the time of grouping and joining, up to a million of them; beyond,
+ * it is slower, on disk.
  */
-export const FOLDED_ROWS = inRuns(`
-select distinct on (key) seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key, seq desc`, '')
+const sorted = `
+select distinct on (key) seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key, seq desc`
+
+/** As FOLDED_CHANGES, without the old filter values. */
+export const FOLDED_ROWS = inRuns(sorted, IN_FIELDS, `e'\\x1e'`)
+
+/** As FOLDED_ROWS, but each run is text of the contract: the inside of a `changes` array. */
+export const FOLDED_RUNS = inRuns(sorted,
+  `case when new_row is null then '{"op":"delete","key":' || key || '}' else '{"op":"upsert","key":' || key || ',"row":' || new_row || '}' end`, `','`)
 
 /** What a run of FOLDED_CHANGES or FOLDED_ROWS tells of. */
 export function fromRun(run: string): readonly FoldedChange[] {

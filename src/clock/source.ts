@@ -10,7 +10,7 @@ import { sqlState, withClient, type Pool, type PoolClient } from '../database/po
 import { ApiError, quoted } from '../errors.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
-import { FOLDED_CHANGES, FOLDED_ROWS, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
+import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
 import { openRuns } from './runs.ts'
 import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
@@ -57,7 +57,15 @@ export class DatabaseSource implements ChangeSource {
     return readCatalog(this.#pool)
   }
 
-  async *readChanges({ since, version, tableId, isFiltered }: ChangeRange): AsyncIterable<readonly FoldedChange[]> {
+  async *readChanges({ isFiltered, ...range }: ChangeRange): AsyncIterable<readonly FoldedChange[]> {
+    for await (const run of this.#readFolded(isFiltered ? FOLDED_CHANGES : FOLDED_ROWS, range)) yield fromRun(run)
+  }
+
+  readRuns(range: Omit<ChangeRange, 'isFiltered'>): AsyncIterable<string> {
+    return this.#readFolded(FOLDED_RUNS, range)
+  }
+
+  async *#readFolded(query: string, { since, version, tableId }: Omit<ChangeRange, 'isFiltered'>): AsyncIterable<string> {
     await this.#takePlace()
     let client: PoolClient | undefined
     let failed = true
@@ -65,7 +73,7 @@ export class DatabaseSource implements ChangeSource {
       client = await this.#pool.connect()
       const range = await readRange(client, since, version)
       const { xmax, inProgress } = parseSnapshot(range.since)
-      yield* readFolded(client, isFiltered ? FOLDED_CHANGES : FOLDED_ROWS, [xmax, inProgress, range.version, tableId])
+      yield* fetchRuns(client, query, [xmax, inProgress, range.version, tableId])
       // Checked after reading: the log may have turned in between.
       await readRange(client, since, version)
       failed = false
@@ -214,12 +222,12 @@ async function readRange(client: PoolClient, since: number, version: number): Pr
 }
 
 /** In batches through a cursor: a bulk load is larger than memory. */
-async function* readFolded(client: PoolClient, query: string, values: readonly unknown[]): AsyncIterable<readonly FoldedChange[]> {
+async function* fetchRuns(client: PoolClient, query: string, values: readonly unknown[]): AsyncIterable<string> {
   await client.query(BEGIN_FOLD)
   await client.query(`declare folded no scroll cursor for ${query}`, [...values])
   const batches = fetchAll<[run: string]>({ first: 1, bytesOf: ([run]) => run.length,
     fetch: async (count) => (await client.query<[string]>({ text: `fetch ${count} from folded`, rowMode: 'array' })).rows })
-  for await (const runs of batches) for (const [run] of runs) yield fromRun(run)
+  for await (const runs of batches) for (const [run] of runs) yield run
   await client.query('rollback')
 }
 

@@ -4,7 +4,7 @@ import { sqlState } from '../database/pool.ts'
 
 /** The columns that a channel publishes, of `t`, each in the form in which row_to_json keeps every digit. */
 export function publishedColumns({ columns }: ChannelDefinition): string {
-  return columns.map(({ name, exactAs }) => `t.${quoteIdentifier(name)}${exactAs === null ? '' : `::${exactAs} as ${quoteIdentifier(name)}`}`).join(', ')
+  return columns.map(({ name, isText }) => `t.${quoteIdentifier(name)}${isText ? `::text as ${quoteIdentifier(name)}` : ''}`).join(', ')
 }
 
 /** The key of a row of `published`, as row_to_json would write it, between two texts. */

@@ -8,9 +8,9 @@ export interface LoggedChange {
   /** Order of the log; for one key also the order of commits. */
   readonly seq: number
   readonly tableId: number
-  /** The key as JSON, as PostgreSQL rendered it: the identity of the row. */
+  /** The key as JSON: the identity of the row. */
   readonly key: string | null
-  /** The row as JSON, as row_to_json rendered it; null: the key is gone. */
+  /** The captured columns as JSON; null: the key is gone. */
   readonly newRow: string | null
   /** The filter columns before the change, as JSON, and, folded, before any of the changes; none: nothing was there. */
   readonly oldFilters: readonly string[]
@@ -35,7 +35,7 @@ export interface LoggedVersion {
   readonly changes: readonly LoggedChange[] | null
 }
 
-/** How a column's JSON must be rewritten to keep its value exact. */
+/** How a column's JSON, as it is captured and read, must be rewritten to say its value exactly. */
 export type Conversion = 'none' | 'quote-numbers' | 'base64'
 
 export interface ColumnDefinition {
@@ -44,8 +44,10 @@ export interface ColumnDefinition {
   readonly type: string
   readonly nullable: boolean
   readonly conversion: Conversion
-  /** The cast under which its JSON is exact as it is, where there is one: a state is read with it. */
-  readonly exactAs: 'text' | 'text[]' | null
+  /** Whether it is captured, and read for a state, as its text: numbers that JSON would not keep. */
+  readonly isText: boolean
+  /** Whether the log has it. */
+  readonly isCaptured: boolean
   /** The type, without length or scale, in which values of a filter are compared with it. */
   readonly comparedAs: string
 }
@@ -94,7 +96,7 @@ export interface Window {
   readonly filters: CanonicalFilters
 }
 
-/** A row of a state as JSON, and its key: the published columns, each under its `exactAs`. */
+/** A row of a state as JSON, and its key: the published columns. */
 export type StateRow = readonly [key: string, row: string]
 
 /** The rows of some windows at one version. */
@@ -128,6 +130,8 @@ export interface ChangeSource {
   readCatalog(): Promise<Catalog>
   /** The changes of one table in a range, folded by key, oldest first. Rejects with RangeLost if the log no longer has them all. */
   readChanges(range: ChangeRange): AsyncIterable<readonly FoldedChange[]>
+  /** The same as runs of changes, up to a thousand in each, as the log's rows are: for channels that publish all of them. */
+  readRuns(range: Omit<ChangeRange, 'isFiltered'>): AsyncIterable<string>
   /** Opens a state of all windows at one version; `versionAfter` resolves to the newest version once it is above its argument. */
   openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading>
   /** The JSON of a filter value, as its column compares it; throws ApiError invalid_filter when it does not cast. */

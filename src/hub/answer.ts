@@ -174,7 +174,12 @@ export class Answerer {
       const renderer = new WindowRenderer(window)
       const builder = new PartBuilder()
       const channel = window.channel.name
-      for await (const changes of this.#source.readChanges({ since, version, tableId: window.channel.table.id, isFiltered: window.filters.size > 0 })) {
+      const range = { since, version, tableId: window.channel.table.id }
+      if (renderer.takesLoggedRuns) {
+        for await (const run of this.#source.readRuns(range)) yield* cut(channel, oneLine(run))
+        continue
+      }
+      for await (const changes of this.#source.readChanges({ ...range, isFiltered: window.filters.size > 0 })) {
         for (const change of changes) {
           const text = renderer.change(change)
           const finished = text === null ? null : builder.add(text)

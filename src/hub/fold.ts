@@ -55,6 +55,11 @@ export class WindowRenderer {
     return this.#statePlan === null
   }
 
+  /** Whether all changes of the log are. */
+  get takesLoggedRuns(): boolean {
+    return this.#plan === null && this.#wanted.length === 0
+  }
+
   /** The change as JSON; null when it does not concern the window. */
   change({ key, newRow, oldFilters }: FoldedChange): string | null {
     if (key === null) return null
@@ -84,12 +89,18 @@ export class WindowRenderer {
 /** A value as rendered in a row, in the one form in which filter values are compared. */
 export function canonicalValue(value: string, column: ColumnDefinition | undefined): string {
   switch (column?.comparedAs) {
+    // Strings in a row, numbers where a filter is cast.
+    case 'int8': return withoutQuotes(value)
     // As trim_scale: 1.50 is 1.5, 2.00 is 2.
-    case 'numeric': return value.includes('.') ? value.replace(/\.?0+$/, '') : value
+    case 'numeric': return value.includes('.') ? withoutQuotes(value).replace(/\.?0+$/, '') : withoutQuotes(value)
     // Padded to its length, and equal without.
     case 'bpchar': return value.replace(/ +"$/, '"')
     default: return value
   }
+}
+
+function withoutQuotes(value: string): string {
+  return value.startsWith('"') ? value.slice(1, -1) : value
 }
 
 /** The filters of a window as text: equal filters, equal text. */

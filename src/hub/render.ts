@@ -1,24 +1,29 @@
 /**
  * Rows as PostgreSQL rendered them become rows as the contract promises them. Pure text work: values are never parsed into
- * JavaScript, so every digit and byte survives. Unknown columns are left out until the catalog is read again.
+ * JavaScript, so every digit and byte survives, and most rows need nothing done to them.
  */
-import type { ChannelDefinition, Conversion } from '../contract/change.ts'
+import type { ChannelDefinition, ColumnDefinition, Conversion } from '../contract/change.ts'
 
 /** What to do with each member of a rendered row, by its name as JSON. Null: every member is as it should be. */
 export type RowPlan = ReadonlyMap<string, Conversion> | null
 
-/** For rows as the log has them, which hold more than this channel publishes. */
-export function planRow({ columns }: ChannelDefinition): RowPlan {
+/** For rows of a state, which hold what is published. */
+export function planState({ columns }: ChannelDefinition): RowPlan {
+  return columns.every(({ conversion }) => conversion === 'none') ? null : planOf(columns)
+}
+
+/** For rows of the log, which may hold more than this channel publishes. */
+export function planRow(channel: ChannelDefinition): RowPlan {
+  const published = new Set(channel.columns.map(({ name }) => name))
+  const isWhole = channel.table.columns.every(({ name, isCaptured }) => published.has(name) || !isCaptured)
+  return isWhole ? planState(channel) : planOf(channel.columns)
+}
+
+function planOf(columns: readonly ColumnDefinition[]): RowPlan {
   return new Map(columns.map(({ name, conversion }) => [JSON.stringify(name), conversion]))
 }
 
-/** For rows of a state, which hold what is published, mostly in the form in which it is. */
-export function planState({ columns }: ChannelDefinition): RowPlan {
-  const left = columns.map(({ name, conversion, exactAs }) => [JSON.stringify(name), exactAs === null ? conversion : 'none'] as const)
-  return left.every(([, conversion]) => conversion === 'none') ? null : new Map(left)
-}
-
-/** A row of the table, or a key (`{"id":7,…}`, from row_to_json), as published: visible columns, exact values. */
+/** A row, or a key (`{"id":7,…}`), as published: visible columns, exact values. */
 export function dress(plan: RowPlan, raw: string): string {
   const text = oneLine(raw)
   if (plan === null) return text

@@ -59,6 +59,21 @@ describe.skipIf(!hasPostgres)('a watched table that changes its shape', async ()
     }
   })
 
+  it('a column captured as text, retyped to anything: the host\'s writes go on, and a reset follows', async () => {
+    await query(`create table public.retyped (id bigint primary key, a bigint, b bigint); select freshet.watch('public.retyped'); insert into public.retyped values (1, 2, 3)`)
+    const writer = await database.connect()
+    const write = () => captured(database, 'public.retyped', () => writer.query('update public.retyped set a = a'))
+    await write()
+    for (const [change, row] of [
+      ['a type int[] using array[a]::int[]', '{"id":"1","a":"{2}","b":"3"}'], ['b type json using to_json(b)', '{"id":"1","a":[2],"b":"3"}'],
+    ] as const) {
+      await query(`alter table public.retyped alter ${change}`)
+      expect(await write()).toEqual([`{"id":"1"} → ${row}`])
+      expect(await detect()).toEqual(['reset'])
+    }
+    expect(await write()).toEqual(['{"id":"1"} → {"id":"1","a":[2],"b":3}'])
+  })
+
   it('a renamed column is noticed at the next write, in every isolation level', async () => {
     for (const level of ['read committed', 'repeatable read', 'serializable']) {
       const t = await watchedTable()

@@ -136,6 +136,22 @@ describe.skipIf(!hasPostgres)('what a line of the log says', async () => {
         '{"id":1,"f":"NaN","n":"NaN","d":"infinity","ts":"-infinity","txt":"tab\\t\\"\u2028\\u0001","b":null}')
     })
 
+    it('numbers that JSON would not keep are strings, in the row, its key and its filters, also under domains', async () => {
+      await query(`create domain public.euro as numeric(12, 2); create domain public.counts as bigint[]; create table public.exact (id bigint, part numeric, n int,
+        price public.euro, many bigint[], much numeric[], counts public.counts, "a ""b'" bigint, primary key (id, part))`)
+      await query(`select freshet.watch('public.exact', filters => '{price,id}')`)
+      expect(await captured(database, 'public.exact', async () => {
+        await query(`insert into public.exact values (9007199254740993, 1.10, 1, 1.5, '{1,null}', '{{1.0},{NaN}}', '{1}', 7)`)
+        await query(`update public.exact set price = 2`)
+        await query('begin isolation level serializable; update public.exact set id = 2; delete from public.exact; commit')
+      })).toEqual([
+        String.raw`{"id":"9007199254740993","part":"1.10"} → {"id":"9007199254740993","part":"1.10","n":1,"price":"1.50","many":[1,null],"much":[[1.0],["NaN"]],"counts":[1],"a \"b'":"7"}`,
+        String.raw`{"id":"9007199254740993","part":"1.10"} → {"id":"9007199254740993","part":"1.10","n":1,"price":"2.00","many":[1,null],"much":[[1.0],["NaN"]],"counts":[1],"a \"b'":"7"} (was {"id":"9007199254740993","price":"1.50"})`,
+        String.raw`{"id":"2","part":"1.10"} → {"id":"2","part":"1.10","n":1,"price":"2.00","many":[1,null],"much":[[1.0],["NaN"]],"counts":[1],"a \"b'":"7"}`,
+        '{"id":"9007199254740993","part":"1.10"} → gone (was {"id":"9007199254740993","price":"2.00"})',
+        '{"id":"2","part":"1.10"} → gone (was {"id":"2","price":"2.00"})'])
+    })
+
     it('the settings of the writer do not show through', async () => {
       await query(`create type public.pair as (at timestamptz, money money)`)
       await query(`create table public.formats (at timestamptz primary key, span interval, f float8, r real, raw bytea, money money,

@@ -42,7 +42,7 @@ describe.skipIf(!hasPostgres)('roles', async () => {
       `watch('app.orders')`, `watch('app.orders', 'mine')`, `unwatch('orders')`, `define_channel('app.orders', 'orders', '{}', null, true)`,
       `prepare_capture('app.orders')`, `seal('app.orders')`, `forget_channel('orders')`, `forget_table('app.orders')`,
       `regenerate(${id})`, `mark(${id}, 'x')`, `insert_reset(${id}, 'x')`, `create_triggers('app.orders', ${id})`, `create_truncate_trigger('app.orders', ${id})`,
-      `drop_triggers('app.orders')`, `lock_table('app.orders', 'access exclusive', 1)`, `generate_capture(t) from (values (row(${id},'app.orders'::regclass,'x','{id}',null,'{}','',null)::freshet.tables)) v (t)`,
+      `drop_triggers('app.orders')`, `lock_table('app.orders', 'access exclusive', 1)`, `generate_capture(t) from (values (row(${id},'app.orders'::regclass,'x','{id}',null,'{}','{}','',null)::freshet.tables)) v (t)`,
       `configure('wake', 'poll')`, `uninstall()`, `detect_drift()`,
     ]) {
       await expect(attacker.query(`select freshet.${call}`), call).rejects.toMatchObject({ code: '42501' })

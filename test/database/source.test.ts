@@ -2,6 +2,8 @@ import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { DatabaseSource } from '../../src/clock/source.ts'
 import { RangeLost, type StateReading, type Window } from '../../src/contract/change.ts'
 import { createPool, type Pool } from '../../src/database/pool.ts'
+import { WindowRenderer } from '../../src/hub/fold.ts'
+import { oneLine, splitChanges } from '../../src/hub/render.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { foldedBy, readFolded } from '../support/folded.ts'
 import { startLeader } from '../support/node.ts'
@@ -38,6 +40,12 @@ describe.skipIf(!hasPostgres)('the source', () => {
     const channel = (await source.readCatalog()).channels.find((candidate) => candidate.name === name)
     if (channel === undefined) throw new Error(`no channel ${name}`)
     return { channel, filters: new Map() }
+  }
+
+  async function runsOfLog(range: Parameters<DatabaseSource['readRuns']>[0]): Promise<readonly string[]> {
+    const runs: string[] = []
+    for await (const run of source.readRuns(range)) runs.push(run)
+    return runs
   }
 
   /** The rows of a state, with what came later folded in, and closes it. */
@@ -236,6 +244,11 @@ describe.skipIf(!hasPostgres)('the source', () => {
       expect(folded.some(({ newRow }) => newRow === null)).toBe(true)
       expect(folded.some(({ oldFilters }) => oldFilters.length > 1)).toBe(isFiltered)
     }
+    // What PostgreSQL writes as the contract has it is what is rendered here.
+    const range = { since, version: ticker.head, tableId: channel.table.id }
+    const renderer = new WindowRenderer({ channel, filters: new Map() })
+    expect(renderer.takesLoggedRuns).toBe(true)
+    expect((await runsOfLog(range)).map(oneLine).join(',')).toBe(foldedBy(ticker.versions, range).map((change) => renderer.change(change)).join(','))
   })
 
   it('Loud: rejects a range below the floor, an unknown version, and one that leaves the log while it is read', async () => {
@@ -297,10 +310,15 @@ describe.skipIf(!hasPostgres)('the source', () => {
       const name = `runs${tables}`
       await database.query(`create table ${name} (${columns})`)
       await database.query('select freshet.watch($1::regclass)', [name])
+      await ticker.tick()
+      const since = ticker.head
       await database.query(`insert into ${name} ${rows}`)
       const read = await runsOf(name)
       expect(read?.runs.join(',')).toBe(read?.rows.join(','))
-      for (const run of read?.runs ?? []) expect((JSON.parse(`[${run}]`) as unknown[]).length).toBeLessThanOrEqual(1_000)
+      const logged = await runsOfLog({ since, version: ticker.head, tableId: (await windowOf(name)).channel.table.id })
+      // In another order: the log has the rows of one statement by their keys.
+      expect(changesOf(logged).sort()).toEqual(changesOf(read?.rows ?? []).sort())
+      for (const run of [...read?.runs ?? [], ...logged]) expect((JSON.parse(`[${run}]`) as unknown[]).length).toBeLessThanOrEqual(1_000)
     })
 
     it('after most rows were deleted, a column dropped and others moved', async () => {
@@ -385,6 +403,10 @@ describe.skipIf(!hasPostgres)('under writers', () => {
     }
   })
 })
+
+function changesOf(runs: readonly string[]): string[] {
+  return runs.flatMap((run) => splitChanges(run))
+}
 
 function add(rows: Map<string, number>, row: string): void {
   const { id, v } = JSON.parse(row) as { id: number; v: number }

@@ -4,6 +4,7 @@
  */
 import { RangeLost } from '../../src/contract/change.ts'
 import type { Catalog, ChangeSource, ChannelDefinition, ColumnDefinition, LoggedChange, LoggedVersion, StateReading, TableDefinition, Window } from '../../src/contract/change.ts'
+import { deletion, upsert } from '../../src/hub/render.ts'
 
 export interface ModelRow {
   readonly id: number
@@ -12,7 +13,7 @@ export interface ModelRow {
 }
 
 export function column(name: string, type: string, conversion: ColumnDefinition['conversion'] = 'none'): ColumnDefinition {
-  return { name, type, nullable: true, conversion, exactAs: null, comparedAs: type }
+  return { name, type, nullable: true, conversion, isText: false, isCaptured: true, comparedAs: type }
 }
 
 export function table(id: number, name = `public.t${id}`): TableDefinition {
@@ -162,6 +163,12 @@ export class ModelSource implements ChangeSource {
     const changes = this.model.folded(tableId, since, version)
     // In batches, as through a cursor.
     for (let at = 0; at < changes.length; at += 2) yield await Promise.resolve(changes.slice(at, at + 2))
+  }
+
+  async *readRuns(range: { since: number; version: number; tableId: number }): AsyncIterable<string> {
+    for await (const changes of this.readChanges(range)) {
+      yield changes.map(({ key, newRow }) => newRow === null ? deletion(key ?? '') : upsert(key ?? '', newRow)).join(',')
+    }
   }
 
   async openState(windows: readonly Window[]): Promise<StateReading> {

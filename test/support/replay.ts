@@ -46,12 +46,20 @@ export function replay(lines: readonly Line[]): ReadonlyMap<string, string> {
 const PINS = `set local timezone = 'UTC'; set local datestyle = 'ISO'; set local intervalstyle = 'iso_8601';
   set local extra_float_digits = 1; set local bytea_output = 'hex'; set local lc_monetary = 'C'; set local search_path = pg_catalog, pg_temp;`
 
-/** The rows of a table as the contract renders them, sorted as text. */
+/** Each column, and the cast that makes a string of numbers that JSON would not keep. */
+const COLUMNS = `
+select string_agg(format('%I%s', attname, case atttypid::regtype::text
+  when 'bigint' then '::text as ' || quote_ident(attname) when 'numeric' then '::text as ' || quote_ident(attname)
+  else '' end), ', ' order by attnum) as list
+from pg_attribute where attrelid = $1::regclass and attnum > 0 and not attisdropped`
+
+/** The rows of a table as the log has them, sorted as text. */
 export async function rowsOf(database: TestDatabase, table: string): Promise<readonly string[]> {
   const client = await database.pool.connect()
   try {
     await client.query(`begin; ${PINS}`)
-    const { rows } = await client.query<{ row: string }>(`select row_to_json(t.*)::text as row from ${table} t`)
+    const { rows: [columns] } = await client.query<{ list: string }>(COLUMNS, [table])
+    const { rows } = await client.query<{ row: string }>(`select row_to_json(part.*)::text as row from (select ${columns?.list ?? ''} from ${table}) part`)
     return rows.map(({ row }) => row).sort()
   } finally {
     await client.query('rollback')

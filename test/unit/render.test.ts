@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { ChannelDefinition, Conversion } from '../../src/contract/change.ts'
+import type { ChannelDefinition, ColumnDefinition, Conversion } from '../../src/contract/change.ts'
 import { deletion, dress, pickValues, planRow, planState, splitChanges, upsert } from '../../src/hub/render.ts'
 import { column } from '../support/model.ts'
 
@@ -12,13 +12,16 @@ interface Cell {
   readonly value: unknown
 }
 
-function channelOf(columns: readonly { name: string; conversion: Conversion }[]): ChannelDefinition {
-  const definitions = columns.map(({ name, conversion }) => column(name, 'text', conversion))
+/** A channel that publishes some of the columns of its table: those of the log. */
+function channelOf(published: readonly Defined[], captured = published): ChannelDefinition {
+  const definitions = captured.map(({ name, conversion }) => column(name, 'text', conversion))
   return {
-    name: 'c', columns: definitions, filters: [], isPublic: true,
+    name: 'c', columns: definitions.filter(({ name }) => published.some((column) => column.name === name)), filters: [], isPublic: true,
     table: { id: 1, name: 'public.c', isPartitioned: false, keyColumns: [], parked: null, columns: definitions },
   }
 }
+
+type Defined = Pick<ColumnDefinition, 'name' | 'conversion'>
 
 /** A JSON string as PostgreSQL escapes it: the short escapes, \u00XX for other control characters, all else as it is. */
 function pgString(text: string): string {
@@ -63,7 +66,7 @@ describe('a rendered row', () => {
     fc.assert(fc.property(ROW, (cells) => {
       const raw = `{${cells.map(({ name, raw: value }) => `${pgString(name)}:${value}`).join(',')}}`
       const known = cells.filter(({ isKnown }) => isKnown)
-      const row = dress(planRow(channelOf(known)), raw)
+      const row = dress(planRow(channelOf(known, cells)), raw)
       // Compared as entries: a column may be called __proto__.
       expect(entriesOf(row)).toEqual(known.map(({ name, value }) => [name, value]))
       expect(row).not.toMatch(/[\r\n]/)
@@ -82,11 +85,15 @@ describe('a rendered row', () => {
     expect([dress(plan, raw), dress(null, raw)]).toEqual(Array(2).fill('{"j":{   "a": "x\\ny" }}'))
   })
 
-  it('of a state is left as it is where PostgreSQL has written it as published, and dressed where it could not', () => {
-    const columns = channelOf([{ name: 'n', conversion: 'quote-numbers' }, { name: 'b', conversion: 'base64' }]).columns
-    const cast = columns.map((definition) => definition.name === 'n' ? { ...definition, exactAs: 'text' as const } : definition)
-    expect(planState({ ...channelOf([]), columns: cast.slice(0, 1) })).toBeNull()
-    expect(dress(planState({ ...channelOf([]), columns: cast }), String.raw`{"n":"9007199254740993","b":"\\x00ff"}`)).toBe('{"n":"9007199254740993","b":"AP8="}')
+  it('is left as it is where PostgreSQL has written all of it as published, and dressed where it could not', () => {
+    const [n, b] = [{ name: 'n', conversion: 'none' }, { name: 'b', conversion: 'base64' }] as const
+    const raw = String.raw`{"n":"9007199254740993","b":"\\x00ff"}`
+    expect([planState(channelOf([n])), planRow(channelOf([n]))]).toEqual([null, null])
+    expect([planState(channelOf([n, b])), planRow(channelOf([n, b]))].map((plan) => dress(plan, raw))).toEqual(Array(2).fill('{"n":"9007199254740993","b":"AP8="}'))
+    // A state holds what is published, the log also what another channel of the table does.
+    expect([planState(channelOf([n], [n, b])), dress(planRow(channelOf([n], [n, b])), raw)]).toEqual([null, '{"n":"9007199254740993"}'])
+    const { table, ...channel } = channelOf([n], [n, b])
+    expect(planRow({ ...channel, table: { ...table, columns: table.columns.map((column) => ({ ...column, isCaptured: column.name === 'n' })) } })).toBeNull()
   })
 
   it('quotes the numbers of a key, in the order of the key', () => {
