@@ -1,5 +1,5 @@
 /** A watched table in SQL: its name, the columns that a channel publishes and the key, as they are read for a state. */
-import { RangeLost, type ChannelDefinition } from '../contract/change.ts'
+import { RangeLost, type ChannelDefinition, type TableDefinition } from '../contract/change.ts'
 import { sqlState } from '../database/pool.ts'
 
 /** The columns that a channel publishes, of `t`, each in the form in which row_to_json keeps every digit. */
@@ -10,8 +10,15 @@ export function publishedColumns({ columns }: ChannelDefinition): string {
 /** The key of a row of `published`, as row_to_json would write it, between two texts. */
 export function keyOf({ table }: ChannelDefinition, before = '', after = ''): string {
   const members = table.keyColumns.map((name, index) =>
-    `${literal(`${index === 0 ? `${before}{` : ','}${JSON.stringify(name)}:`)} || to_json(published.${quoteIdentifier(name)})::text`)
+    `${literal(`${index === 0 ? `${before}{` : ','}${JSON.stringify(name)}:`)} || ${jsonOf(table, name)}`)
   return `${members.join(' || ')} || ${literal(`}${after}`)}`
+}
+
+/** As to_json writes it; integers need none of what that costs, which for small rows is an eighth of all. */
+function jsonOf({ columns }: TableDefinition, name: string): string {
+  const column = columns.find((candidate) => candidate.name === name)
+  const value = `published.${quoteIdentifier(name)}`
+  return column?.type === 'integer' || column?.type === 'smallint' ? `${value}::text` : column?.type === 'bigint' && column.isText ? `'"' || ${value} || '"'` : `to_json(${value})::text`
 }
 
 function literal(text: string): string {

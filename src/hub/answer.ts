@@ -28,8 +28,8 @@ export async function discard({ parts }: Delta): Promise<void> {
   if (Symbol.asyncIterator in parts) await parts.return?.()
 }
 
-/** Above this a rendering is not kept in memory. */
-const MAX_HELD_BYTES = 8 * 1024 * 1024
+/** Above this an answer is sent while it is being made. */
+const MAX_COLLECTED_BYTES = 1024 * 1024
 
 /** What all who ask the same share. */
 interface Rendering {
@@ -145,7 +145,12 @@ export class Answerer {
   async #begin(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string): Promise<Delta> {
     const flight = open().then(async (opened): Promise<Rendering> => {
       const content = await collect(opened.parts)
-      if (!(content instanceof Spool) && this.#flights.get(key) === flight) this.#rendered.set(keyOf(opened), content)
+      // Kept under its name, unless another has been begun meanwhile.
+      const keep = (parts: readonly Part[] | null): void => {
+        if (parts !== null && this.#flights.get(key) === flight) this.#rendered.set(keyOf(opened), parts)
+      }
+      if (content instanceof Spool) void content.settled().then(() => { keep(content.whole) })
+      else keep(content)
       return { since: opened.since, version: opened.version, content }
     })
     this.#flights.set(key, flight)
@@ -270,7 +275,7 @@ function handOut({ since, version, content }: Rendering): Delta | null {
   return parts === null ? null : { since, version, parts }
 }
 
-/** All parts if they are small together; else a file that they are written to. */
+/** All parts if they are small together; else a spool that they are written to. */
 async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Spool> {
   const iterator = parts[Symbol.asyncIterator]()
   const collected: Part[] = []
@@ -280,7 +285,7 @@ async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Sp
     if (next.done === true) return collected
     collected.push(next.value)
     bytes += next.value.changes.length
-    if (bytes <= MAX_HELD_BYTES) continue
+    if (bytes <= MAX_COLLECTED_BYTES) continue
     try {
       return await Spool.open(collected, iterator)
     } catch (error) {

@@ -13,12 +13,22 @@ interface Place {
   readonly channel: string
   readonly offset: number
   readonly length: number
+  /** The part itself, while it is one of the last. */
+  held: Buffer | null
 }
+
+/** So much of what was written last stays in memory: who keeps up with the database never reads the file. */
+const HELD_BYTES = 8 * 1024 * 1024
+/** It is written in pieces of so much. */
+const WRITE_BYTES = 1024 * 1024
 
 export class Spool {
   readonly #file: FileHandle
   readonly #places: Place[] = []
   readonly #waiting = new Set<() => void>()
+  /** Those that are held, oldest first, and those that are not in the file yet. */
+  readonly #held: Place[] = []
+  #unwritten: Place[] = []
   #end = 0
   #life: 'writing' | 'written' | 'closed' = 'writing'
   #failure: Error | undefined
@@ -45,6 +55,13 @@ export class Spool {
     while (this.#life === 'writing') await this.#change()
   }
 
+  /** All parts, if all of them are written and in memory. */
+  get whole(): readonly Part[] | null {
+    if (this.#life === 'writing' || this.#failure !== undefined) return null
+    const parts = this.#places.flatMap(({ channel, held }) => held === null ? [] : [{ channel, changes: held }])
+    return parts.length === this.#places.length ? parts : null
+  }
+
   /** All parts from the beginning; to be read to the end, or `return`ed. Null: too late, it is gone. */
   reader(): AsyncIterableIterator<Part> | null {
     if (this.#holders === 0 || this.#failure !== undefined) return null
@@ -60,8 +77,13 @@ export class Spool {
 
   async #write(first: readonly Part[], rest: AsyncIterator<Part>): Promise<void> {
     try {
-      for (const part of first) await this.#append(part)
-      for (let next = await rest.next(); next.done !== true && this.#holders > 0; next = await rest.next()) await this.#append(next.value)
+      for (const part of first) this.#append(part)
+      await this.#flush()
+      for (let next = await rest.next(); next.done !== true && this.#holders > 0; next = await rest.next()) {
+        this.#append(next.value)
+        if (this.#end - (this.#unwritten[0]?.offset ?? 0) >= WRITE_BYTES) await this.#flush()
+      }
+      await this.#flush()
     } catch (error) {
       this.#failure = error instanceof Error ? error : new Error(String(error))
     }
@@ -72,16 +94,33 @@ export class Spool {
     if (this.#holders === 0) this.#close()
   }
 
-  async #append({ channel, changes }: Part): Promise<void> {
-    await this.#file.write(changes, 0, changes.length, this.#end)
-    this.#places.push({ channel, offset: this.#end, length: changes.length })
+  #append({ channel, changes }: Part): void {
+    const place = { channel, offset: this.#end, length: changes.length, held: changes }
+    this.#places.push(place)
+    this.#unwritten.push(place)
     this.#end += changes.length
     this.#announce()
+  }
+
+  /** Many parts at once: each call costs a thread of its own its waking. */
+  async #flush(): Promise<void> {
+    const places = this.#unwritten
+    const [first] = places
+    if (first === undefined) return
+    this.#unwritten = []
+    const { bytesWritten } = await this.#file.writev(places.flatMap(({ held }) => held ?? []), first.offset)
+    if (bytesWritten < this.#end - first.offset) throw new Error(`only ${bytesWritten} of ${this.#end - first.offset} bytes could be written to ${tmpdir()}`)
+    this.#held.push(...places)
+    for (let oldest = this.#held[0]; oldest !== undefined && this.#end - oldest.offset > HELD_BYTES; oldest = this.#held[0]) {
+      oldest.held = null
+      this.#held.shift()
+    }
   }
 
   async #read(index: number): Promise<Part | null> {
     for (;;) {
       const place = this.#places[index]
+      if (place?.held != null) return { channel: place.channel, changes: place.held }
       if (place !== undefined) {
         const changes = Buffer.allocUnsafe(place.length)
         await this.#file.read(changes, 0, place.length, place.offset)
