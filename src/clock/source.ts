@@ -135,7 +135,7 @@ export class DatabaseSource implements ChangeSource {
       version: version.number,
       later,
       rows: (window) => readRows(client, window),
-      runs: (window) => openRuns(client, window),
+      runs: (window) => openRuns(client, this.#pool, window),
       close: async () => {
         try {
           await client.query('rollback')

@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { DatabaseSource } from '../../src/clock/source.ts'
 import { RangeLost, type StateReading, type Window } from '../../src/contract/change.ts'
-import { createPool, type Pool } from '../../src/database/pool.ts'
+import { createPool, type Pool, type PoolClient } from '../../src/database/pool.ts'
 import { WindowRenderer } from '../../src/hub/fold.ts'
 import { oneLine, splitChanges } from '../../src/hub/render.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
@@ -328,6 +328,64 @@ describe.skipIf(!hasPostgres)('the source', () => {
       const read = await runsOf(name)
       expect(read?.rows).toHaveLength(1_099)
       expect(read?.runs.join(',')).toBe(read?.rows.join(','))
+    })
+
+    describe('of so many pages that two connections read them', () => {
+      const rows = Array.from({ length: 45_000 }, (_, index) => `{"op":"upsert","key":{"id":${index + 1}},"row":{"id":${index + 1},"label":"row ${index + 1}"}}`)
+      let window: Window
+      let clients: PoolClient[] = []
+      const remember = (client: PoolClient): void => { clients.push(client) }
+
+      beforeAll(async () => {
+        await database.query(`create table spread (id int primary key, label text) with (fillfactor = 10);
+          insert into spread select i, 'row ' || i from generate_series(1, 45000) i; select freshet.watch('spread')`)
+        await ticker.tick()
+        window = await windowOf('spread')
+      })
+
+      /** What is read while `meanwhile` happens after the first run, and which connections read. */
+      async function read(meanwhile: (reader: PoolClient | undefined) => unknown = () => undefined): Promise<string> {
+        const reading = await source.openState([window], ticker.versionAfter)
+        clients = []
+        pool.on('acquire', remember)
+        const runs: string[] = []
+        for await (const run of await reading.runs(window) ?? []) {
+          runs.push(run)
+          if (runs.length === 1) await meanwhile(clients[0])
+        }
+        pool.off('acquire', remember)
+        await reading.close()
+        return runs.join(',')
+      }
+
+      it('in order, with one snapshot', async () => {
+        const other = await database.connect()
+        expect(await read(() => other.query('delete from spread where id > 40000'))).toBe(rows.join(','))
+        expect(clients).toHaveLength(1)
+        await other.query(`insert into spread select i, 'row ' || i from generate_series(40001, 45000) i`)
+        await ticker.tick()
+        expect(splitChanges(await read()).sort()).toEqual(rows.toSorted())
+        expect(pool.idleCount).toBe(pool.totalCount)
+      })
+
+      it('by the first alone where the second breaks, there is none to spare, or somebody waits to alter the table', async () => {
+        const sorted = rows.toSorted()
+        expect(splitChanges(await read((second) => database.query('select pg_terminate_backend($1)', [(second as unknown as { processID: number }).processID]))).sort()).toEqual(sorted)
+        const taken = await Promise.all([1, 2].map(() => pool.connect()))
+        expect(splitChanges(await read()).sort()).toEqual(sorted)
+        expect(clients).toEqual([])
+        for (const client of taken) client.release()
+        const altering = await database.connect()
+        const reading = await source.openState([window], ticker.versionAfter)
+        const altered = altering.query('begin; lock table spread in access exclusive mode; commit')
+        await vi.waitUntil(async () => (await database.query(`select from pg_locks where relation = 'spread'::regclass and not granted`)).length > 0)
+        const runs: string[] = []
+        for await (const run of await reading.runs(window) ?? []) runs.push(run)
+        await reading.close()
+        await altered
+        expect(changesOf(runs).sort()).toEqual(sorted)
+        expect(pool.idleCount).toBe(pool.totalCount)
+      })
     })
 
     it('of few pages where the pages are larger as JSON than on disk', async () => {
