@@ -177,12 +177,18 @@ begin
 end
 $$;
 
+-- A table and its partitions. As an array: asked for by an index, however many triggers there are.
+create function freshet.with_partitions(target regclass) returns oid[]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array(select relid::oid from pg_partition_tree(target)) || target::oid
+$$;
+
 -- Whether a host's trigger may write a row again before the statement that wrote it is captured.
 create function freshet.has_triggers(target regclass) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (
     select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-    where tgrelid in (select relid from pg_partition_tree(target) union all select target)
+    where tgrelid = any ((select freshet.with_partitions(target))::oid[])
       and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
 $$;
 

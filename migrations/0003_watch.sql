@@ -142,7 +142,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     freshet.has_triggers(target), freshet.has_whole_transitions(target),
     (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
       from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-      where pronamespace = 'freshet'::regnamespace and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid))))
+      where pronamespace = 'freshet'::regnamespace and tgrelid = any ((select freshet.with_partitions(target))::oid[]))))
 $$;
 
 -- What is wrong with the triggers of a watched table; null when capture is whole.
@@ -220,7 +220,7 @@ begin
   for member in
     select tgrelid::regclass as relid, tgname from pg_trigger join pg_proc on pg_proc.oid = tgfoid
     where pronamespace = 'freshet'::regnamespace and tgparentid = 0
-      and tgrelid in (select relid::oid from pg_partition_tree(target) union all select target::oid)
+      and tgrelid = any ((select freshet.with_partitions(target))::oid[])
   loop
     execute format('drop trigger %I on %s', member.tgname, freshet.quoted_name(member.relid));
   end loop;

@@ -13,9 +13,8 @@ const DENSE_READS = 3
 const AWAKE_IDLE_MS = 100
 /** How long writers may rely on our reading without hearing from us; renewed at half of it. */
 export const LEASE_MS = 250
-/** Awake, reading takes at most a quarter of PostgreSQL's time, and telling of what was read four fifths of ours; more only where a gap is at its longest. */
+/** Awake, reading takes at most a quarter of PostgreSQL's time; more only where a gap is at its longest. */
 const GAP_PER_READ = 3
-const GAP_PER_TELLING = 0.25
 const GAP_MS = { least: 1, most: 20 }
 /** While settling: gentle, slower the longer an open transaction keeps the fence from passing. */
 const SETTLING_MS = { least: 5, most: 500 }
@@ -28,8 +27,6 @@ export interface BellOptions {
 export interface Reading {
   readonly found: boolean
   readonly tookMs: number
-  /** How long it took to hand on what was found. */
-  readonly toldMs: number
   readonly nowMs: number
   /** The oldest transaction id still in progress, from the snapshot read. */
   readonly oldestInProgress: bigint
@@ -43,13 +40,13 @@ export interface Next {
 
 type Mode =
   | { readonly name: 'asleep'; readonly denseReads: number }
-  | { readonly name: 'awake'; readonly lastFoundMs: number; readonly renewedMs: number }
+  | { readonly name: 'awake'; readonly lastFoundMs: number; readonly renewedMs: number; readonly tookMs: number }
   | { readonly name: 'settling'; readonly fence: bigint | null; readonly waitMs: number; readonly denseReads: number }
 
 export class Bell {
   readonly #safetyMs: number
   // A new leader knows nothing of the writers in flight: it begins as if it had been awake.
-  #mode: Mode = { name: 'awake', lastFoundMs: 0, renewedMs: -Infinity }
+  #mode: Mode = { name: 'awake', lastFoundMs: 0, renewedMs: -Infinity, tookMs: Infinity }
 
   constructor({ safetyMs }: BellOptions) {
     this.#safetyMs = safetyMs
@@ -81,19 +78,20 @@ export class Bell {
   }
 
   #wake(nowMs: number): Next {
-    this.#mode = { name: 'awake', lastFoundMs: nowMs, renewedMs: nowMs }
+    this.#mode = { name: 'awake', lastFoundMs: nowMs, renewedMs: nowMs, tookMs: Infinity }
     return { waitMs: 0, lease: 'renew' }
   }
 
-  #afterReadAwake({ found, tookMs, toldMs, nowMs }: Reading, mode: { lastFoundMs: number; renewedMs: number }): Next {
+  #afterReadAwake({ found, tookMs, nowMs }: Reading, mode: { lastFoundMs: number; renewedMs: number; tookMs: number }): Next {
     const lastFoundMs = found ? nowMs : mode.lastFoundMs
     if (nowMs - lastFoundMs > AWAKE_IDLE_MS) {
       this.#mode = { name: 'settling', fence: null, waitMs: SETTLING_MS.least, denseReads: 0 }
       return { waitMs: 0, lease: 'give-back' }
     }
     const isDue = nowMs - mode.renewedMs > LEASE_MS / 2
-    this.#mode = { name: 'awake', lastFoundMs, renewedMs: isDue ? nowMs : mode.renewedMs }
-    return { waitMs: clamp(tookMs * GAP_PER_READ + toldMs * GAP_PER_TELLING, GAP_MS), lease: isDue ? 'renew' : null }
+    this.#mode = { name: 'awake', lastFoundMs, renewedMs: isDue ? nowMs : mode.renewedMs, tookMs }
+    // The quicker of the last two: an answer may have been there long before this process, telling others, came to read it.
+    return { waitMs: clamp(Math.min(tookMs, mode.tookMs) * GAP_PER_READ, GAP_MS), lease: isDue ? 'renew' : null }
   }
 
   #afterReadSettling(reading: Reading, mode: { fence: bigint | null; waitMs: number; denseReads: number }): Next {

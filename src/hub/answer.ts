@@ -23,6 +23,9 @@ export interface Delta {
   readonly parts: readonly Part[] | AsyncIterableIterator<Part>
 }
 
+/** A delta in memory. */
+export type HeldDelta = Delta & { readonly parts: readonly Part[] }
+
 /** Lets go of an answer that nobody will read. */
 export async function discard({ parts }: Delta): Promise<void> {
   if (Symbol.asyncIterator in parts) await parts.return?.()
@@ -84,7 +87,7 @@ export class Answerer {
   }
 
   /** The delta from memory, at once; null when memory does not reach back that far. */
-  deltaFromMemory({ windows, since, version }: Question, ring: Ring): Delta | null {
+  deltaFromMemory({ windows, since, version }: Question, ring: Ring): HeldDelta | null {
     const all: (readonly Part[])[] = []
     for (const window of windows) {
       const key = `${windowKey(window)} ${since} ${version}`

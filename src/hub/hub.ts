@@ -9,7 +9,8 @@ import type { Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
 import { Answerer, discard, type Delta, type Question } from './answer.ts'
 import { Channels } from './channels.ts'
-import { Feeds, type Follower } from './feed.ts'
+import type { Follower } from './feed.ts'
+import { Feeds } from './feeds.ts'
 import { Freshness } from './freshness.ts'
 import { History } from './history.ts'
 
@@ -27,6 +28,8 @@ export interface HubOptions {
   /** Each version that touched a channel. */
   readonly onTouched?: (channel: string, atMs: number) => void
   readonly onError: (error: Error) => void
+  /** By which it is measured how long telling takes, ms. Default: performance.now. */
+  readonly nowMs?: () => number
 }
 
 /** Up to date, or what to apply. */
@@ -58,7 +61,7 @@ export class Hub {
   #isClosed = false
 
   constructor(options: HubOptions) {
-    this.#options = { ringBytes: 32e6, cacheBytes: 64e6, futureWaitMs: 1_000, clockWaitMs: 10_000, ...options }
+    this.#options = { ringBytes: 32e6, cacheBytes: 64e6, futureWaitMs: 1_000, clockWaitMs: 10_000, nowMs: () => performance.now(), ...options }
     this.#channels = new Channels(options.source)
     this.#history = new History(this.#options.ringBytes)
     this.#answerer = new Answerer({
@@ -70,6 +73,7 @@ export class Hub {
       deltaOf: (windows, since, { number }) =>
         this.#answerer.deltaFromMemory({ windows: this.#history.touchedSince(windows, since), since, version: number }, this.#history.ring),
       onError: options.onError,
+      nowMs: this.#options.nowMs,
     })
   }
 

@@ -3,7 +3,7 @@
  * of HTTP/1.1 that carries it.
  */
 import { createEventBuffer } from 'better-sse'
-import type { Delta, Part } from '../hub/answer.ts'
+import type { Delta, HeldDelta, Part } from '../hub/answer.ts'
 import { formatVersion } from '../contract/version.ts'
 
 /** Everything of a delta that all its parts repeat. */
@@ -62,6 +62,24 @@ export function frameDelta(parts: readonly Part[], envelope: Envelope): Frame {
   if (known?.envelope.version === envelope.version && known.envelope.since === envelope.since && known.envelope.epoch === envelope.epoch) return known.frame
   const frame = frameBytes(parts.flatMap((part, index) => eventPieces(part, envelope, index < parts.length - 1)))
   framed.set(parts, { envelope, frame })
+  return frame
+}
+
+interface FramedTogether {
+  readonly epoch: string
+  readonly frame: Frame
+}
+
+/** Deltas that many readers are given together, framed for the first of them. */
+const framedTogether = new WeakMap<readonly HeldDelta[], FramedTogether>()
+
+/** Deltas one after another as the bytes of their events. */
+export function frameDeltas(deltas: readonly HeldDelta[], epoch: string): Frame {
+  const known = framedTogether.get(deltas)
+  if (known?.epoch === epoch) return known.frame
+  const frames = deltas.map(({ parts, since, version }) => frameDelta(parts, { epoch, since, version }))
+  const frame = frames.length === 1 && frames[0] !== undefined ? frames[0] : frameBytes(frames.map(({ event }) => event))
+  framedTogether.set(deltas, { epoch, frame })
   return frame
 }
 

@@ -10,10 +10,10 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Window } from '../contract/change.ts'
 import { formatVersion, type Version } from '../contract/version.ts'
 import { toApiError } from '../errors.ts'
-import type { Delta } from '../hub/answer.ts'
+import type { Delta, HeldDelta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import type { Hub } from '../hub/hub.ts'
-import { frameDelta, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
+import { frameDelta, frameDeltas, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
 import type { Wire } from './wire.ts'
 
 export interface StreamLimits {
@@ -69,16 +69,17 @@ export class Stream implements Follower {
     void this.#catchUp()
   }
 
-  deliver(delta: Delta): boolean {
-    const { hub, maxBacklogBytes, onConflated } = this.#options
-    if (!this.#wire.isOpen) return false
-    if (this.#wire.backlogBytes > maxBacklogBytes || Symbol.asyncIterator in delta.parts) {
+  deliver(deltas: readonly HeldDelta[]): boolean {
+    const { hub: { epoch }, maxBacklogBytes, onConflated } = this.#options
+    const last = deltas.at(-1)
+    if (last === undefined || !this.#wire.isOpen) return false
+    if (this.#wire.backlogBytes > maxBacklogBytes) {
       onConflated()
       void this.#catchUp()
       return false
     }
-    this.#wire.write(frameDelta(delta.parts, { epoch: hub.epoch, since: delta.since, version: delta.version }))
-    this.#cursor = { epoch: hub.epoch, number: delta.version }
+    this.#wire.write(frameDeltas(deltas, epoch))
+    this.#cursor = { epoch, number: last.version }
     this.#toldCursor = this.#cursor
     return true
   }

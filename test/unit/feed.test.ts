@@ -1,9 +1,12 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import type { LoggedChange, Window } from '../../src/contract/change.ts'
-import type { Delta } from '../../src/hub/answer.ts'
-import { Feed, Feeds, feedKey, TableRoutes, type Follower } from '../../src/hub/feed.ts'
+import type { HeldDelta } from '../../src/hub/answer.ts'
+import { Feed, feedKey, type Follower } from '../../src/hub/feed.ts'
+import { Feeds } from '../../src/hub/feeds.ts'
 import { WindowRenderer } from '../../src/hub/fold.ts'
+import { TableRoutes } from '../../src/hub/routes.ts'
 import { channel, Model, table, windowOf, type Write } from '../support/model.ts'
 
 const T = table(1)
@@ -71,23 +74,27 @@ describe('routing', () => {
 describe('feeds', () => {
   const windows = [windowOf(CHANNEL)]
 
-  /** A follower that notes what it is told. */
-  function listener(takes: (delta: Delta) => boolean = () => true): Follower & { readonly told: (number | 'overtaken')[] } {
+  /** A follower that notes what it is told: the versions, and which it was told together. */
+  function listener(takes: (deltas: readonly HeldDelta[]) => boolean = () => true): Follower & { readonly told: (number | 'overtaken')[]; readonly times: (readonly HeldDelta[])[] } {
     const told: (number | 'overtaken')[] = []
+    const times: (readonly HeldDelta[])[] = []
     return {
-      told,
-      deliver(delta) {
-        told.push(delta.version)
-        return takes(delta)
+      told, times,
+      deliver(deltas) {
+        told.push(...deltas.map(({ version }) => version))
+        times.push(deltas)
+        return takes(deltas)
       },
       overtaken() { told.push('overtaken') },
     }
   }
 
-  function open(errors: Error[] = []): { readonly model: Model; readonly feeds: Feeds } {
+  /** Telling takes no time, unless `nowMs` says so. */
+  function open(errors: Error[] = [], nowMs = () => 0): { readonly model: Model; readonly feeds: Feeds } {
     return {
       model: new Model([CHANNEL]),
       feeds: new Feeds({
+        nowMs,
         deltaOf: (_windows, since, { number }) => ({ since, version: number, parts: [{ channel: 't', changes: Buffer.from('{}') }] }),
         onError: (error) => errors.push(error),
       }),
@@ -170,6 +177,77 @@ describe('feeds', () => {
       expect(follower.told).toEqual(['overtaken'])
     }
     expect(feeds.size).toBe(0)
+  })
+
+  describe('rest after telling for as long as it took', () => {
+    let nowMs = 0
+    const slow = (ms: number) => listener(() => { nowMs += ms; return true })
+    const chainOf = (deltas: readonly HeldDelta[] | undefined) => deltas?.map(({ since, version }) => [since, version])
+
+    it('what happens meanwhile is told together, version by version', async () => {
+      const { model, feeds } = open([], () => nowMs)
+      const follower = slow(5)
+      feeds.follow(windows, model.head, follower)
+      for (const id of [1, 2, 3, 4]) feeds.tell(model.commit(write(id)))
+      expect(follower.told).toEqual([1_001])
+      await vi.waitUntil(() => follower.times.length === 2)
+      expect(chainOf(follower.times[1])).toEqual([[1_001, 1_002], [1_002, 1_003], [1_003, 1_004]])
+    })
+
+    it('to each from where it stands, and to nobody who has left', async () => {
+      const { model, feeds } = open([], () => nowMs)
+      const [first, later, leaver] = [slow(5), slow(5), slow(5)]
+      for (const follower of [first, leaver]) feeds.follow(windows, model.head, follower)
+      feeds.tell(model.commit(write(1)))
+      feeds.tell(model.commit(write(2)))
+      feeds.follow(windows, model.head, later)
+      feeds.unfollow(windows, leaver)
+      feeds.tell(model.commit(write(3)))
+      await vi.waitUntil(() => later.times.length > 0)
+      expect([first, later, leaver].map(({ told }) => told)).toEqual([[1_001, 1_002, 1_003], [1_003], [1_001]])
+      expect(chainOf(later.times[0])).toEqual([[1_002, 1_003]])
+      expect(feeds.followers).toBe(2)
+    })
+
+    it('nobody is moved past what is still to be told', async () => {
+      const { model, feeds } = open([], () => nowMs)
+      const follower = slow(5)
+      feeds.follow(windows, model.head, follower)
+      feeds.tell(model.commit(write(1)))
+      feeds.tell(model.commit(write(2)))
+      expect(feeds.advance(windows, { from: 1_001, to: 1_002 }, follower)).toBe(false)
+      await vi.waitUntil(() => follower.told.length === 2)
+      expect(feeds.advance(windows, { from: 1_002, to: 1_003 }, follower)).toBe(true)
+    })
+
+    it('many versions, and large ones, are folded into one', async () => {
+      for (const writes of [Array.from({ length: 9 }, () => write(1)), [write(1), [{ tableId: 1, row: { id: 1, g: 'a'.repeat(5_000), v: 0 } }]]]) {
+        const { model, feeds } = open([], () => nowMs)
+        const follower = slow(5)
+        feeds.follow(windows, model.head, follower)
+        feeds.tell(model.commit(write(1)))
+        for (const some of writes) feeds.tell(model.commit(some))
+        await vi.waitUntil(() => follower.times.length === 2)
+        expect(chainOf(follower.times[1])).toEqual([[1_001, model.head]])
+      }
+    })
+
+    it('a table that starts anew meanwhile overtakes, and who is let go hears nothing more', async () => {
+      const { model, feeds } = open([], () => nowMs)
+      const [one, two] = [slow(5), slow(5)]
+      feeds.follow(windows, model.head, one)
+      feeds.tell(model.commit(write(1)))
+      feeds.tell(model.commit(write(2)))
+      feeds.tell(model.startAnew(1))
+      await vi.waitUntil(() => one.told.length === 2)
+      expect(one.told).toEqual([1_001, 'overtaken'])
+      feeds.follow(windows, model.head, two)
+      feeds.tell(model.commit(write(3)))
+      feeds.tell(model.commit(write(4)))
+      feeds.overtakeAll()
+      await delay(30)
+      expect(two.told).toEqual([1_004, 'overtaken'])
+    })
   })
 
   it('tell nobody of other tables', () => {

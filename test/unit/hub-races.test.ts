@@ -3,7 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { Window } from '../../src/contract/change.ts'
 import type { Version } from '../../src/contract/version.ts'
-import type { Delta } from '../../src/hub/answer.ts'
+import type { Delta, HeldDelta } from '../../src/hub/answer.ts'
 import { Hub } from '../../src/hub/hub.ts'
 import { channel, Model, ModelSource, table, windowOf, type ModelRow, type Write } from '../support/model.ts'
 
@@ -22,7 +22,14 @@ async function loaded(ringBytes: number): Promise<World> {
   const model = new Model(CHANNELS)
   const source = new ModelSource(model)
   const errors: Error[] = []
-  const hub = new Hub({ source, ringBytes, futureWaitMs: 5, onError: (error) => errors.push(error) })
+  // Telling takes two milliseconds now and then, so that followers are told at once, or later, together with what came meanwhile.
+  let [calls, ms] = [0, 0]
+  const nowMs = (): number => {
+    calls += 1
+    if (calls % 3 === 0) ms += 2
+    return ms
+  }
+  const hub = new Hub({ source, ringBytes, nowMs, futureWaitMs: 5, onError: (error) => errors.push(error) })
   await hub.load()
   return { model, source, hub, errors }
 }
@@ -57,9 +64,8 @@ class Client {
     this.#isRunning = false
   }
 
-  deliver(delta: Delta): boolean {
-    // Parts that a follower gets are all there: nothing is awaited.
-    this.#take(delta, this.#world.hub.epoch, (delta.parts as readonly { changes: Buffer }[]).map(({ changes }) => changes.toString()))
+  deliver(deltas: readonly HeldDelta[]): boolean {
+    for (const delta of deltas) this.#take(delta, this.#world.hub.epoch, delta.parts.map(({ changes }) => changes.toString()))
     return true
   }
 
@@ -180,7 +186,9 @@ class Play {
     await this.#scheduler.waitFor(Promise.all(this.#running))
     this.world.source.gate = () => Promise.resolve()
     await this.#scheduler.waitIdle()
-    await expect.poll(() => this.clients.every(({ isOpen, isFollowing }) => !isOpen || isFollowing), { interval: 1 }).toBe(true)
+    const { model } = this.world
+    const isThere = (client: Client): boolean => !client.isOpen || (client.isFollowing && JSON.stringify(client.sorted()) === JSON.stringify(sorted(model.rowsAt(model.head, client.window))))
+    await expect.poll(() => this.clients.every(isThere), { interval: 1 }).toBe(true)
   }
 
   #run(promise: Promise<unknown>): void {

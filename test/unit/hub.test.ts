@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Version } from '../../src/contract/version.ts'
-import { discard, type Delta } from '../../src/hub/answer.ts'
+import { discard, type Delta, type HeldDelta } from '../../src/hub/answer.ts'
 import { Hub, type Answer } from '../../src/hub/hub.ts'
 import { channel, column, Model, ModelSource, table, windowOf, type Write } from '../support/model.ts'
 
@@ -22,7 +22,8 @@ async function loaded(options: { readonly ringBytes?: number } = {}): Promise<Wo
   const model = new Model(CHANNELS)
   const source = new ModelSource(model)
   const errors: Error[] = []
-  const hub = new Hub({ source, futureWaitMs: 5, onError: (error) => errors.push(error), ...options })
+  // Telling takes no time: nobody is told later than at once.
+  const hub = new Hub({ source, nowMs: () => 0, futureWaitMs: 5, onError: (error) => errors.push(error), ...options })
   await hub.load()
   return {
     model, source, hub, errors,
@@ -386,8 +387,8 @@ describe('versions that arrive', () => {
     const { hub, model, commit } = await loaded()
     const told: string[] = []
     const follower = {
-      deliver({ parts }: Delta): boolean {
-        told.push(String((parts as readonly { changes: Buffer }[])[0]?.changes))
+      deliver([delta]: readonly HeldDelta[]): boolean {
+        told.push(String(delta?.parts[0]?.changes))
         return true
       },
       overtaken() { told.push('overtaken') },
