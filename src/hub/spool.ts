@@ -1,7 +1,7 @@
 /**
- * Answers too large to hold: written once to a temporary file at the speed of the database, read from there by everybody who asked,
- * each at a speed of their own, also while it is being written. Promise: no reader, however slow, keeps a connection or a
- * snapshot of the database; the file is gone with the last reader, however the process ends.
+ * Answers too large to wait for: written once to a temporary file at the speed of the database, read from there or from memory by
+ * everybody who asked, each at a speed of their own, also while it is being written. Promise: no reader, however slow, keeps a
+ * connection or a snapshot of the database; the file is gone with the last reader, however the process ends.
  */
 import { randomBytes } from 'node:crypto'
 import { open, rm, type FileHandle } from 'node:fs/promises'
@@ -32,6 +32,8 @@ export class Spool {
   #end = 0
   #life: 'writing' | 'written' | 'closed' = 'writing'
   #failure: Error | undefined
+  /** Nothing is missing: it has not failed, and was not given up because everybody left. */
+  #isComplete = false
   #holders = 0
 
   private constructor(file: FileHandle) {
@@ -55,9 +57,9 @@ export class Spool {
     while (this.#life === 'writing') await this.#change()
   }
 
-  /** All parts, if all of them are written and in memory. */
+  /** All parts, if all of them have come and are in memory. */
   get whole(): readonly Part[] | null {
-    if (this.#life === 'writing' || this.#failure !== undefined) return null
+    if (!this.#isComplete) return null
     const parts = this.#places.flatMap(({ channel, held }) => held === null ? [] : [{ channel, changes: held }])
     return parts.length === this.#places.length ? parts : null
   }
@@ -79,11 +81,13 @@ export class Spool {
     try {
       for (const part of first) this.#append(part)
       await this.#flush()
-      for (let next = await rest.next(); next.done !== true && this.#holders > 0; next = await rest.next()) {
+      let next = await rest.next()
+      for (; next.done !== true && this.#holders > 0; next = await rest.next()) {
         this.#append(next.value)
         if (this.#end - (this.#unwritten[0]?.offset ?? 0) >= WRITE_BYTES) await this.#flush()
       }
       await this.#flush()
+      this.#isComplete = next.done === true
     } catch (error) {
       this.#failure = error instanceof Error ? error : new Error(String(error))
     }
