@@ -5,7 +5,7 @@
 import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { LRUCache } from 'lru-cache'
-import type { ChannelDefinition, Window } from '../contract/change.ts'
+import { RangeLost, type ChannelDefinition, type Window } from '../contract/change.ts'
 import { parsePoll, type PollRequest } from '../contract/request.ts'
 import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
@@ -144,8 +144,10 @@ export class PollEndpoint {
   }
 
   async #answerFirstPage(poll: Poll, delta: Delta, limit: number): Promise<void> {
-    const page = await this.#options.pages.begin(delta, { feed: feedKey([poll.window]), since: delta.since, version: delta.version, limit })
-    this.#sendPage(poll, delta, page)
+    const page = await this.#options.pages.begin(delta, { feed: feedKey([poll.window]), since: delta.since, version: delta.version, limit }).catch(toNullIfLost)
+    if (page !== null) this.#sendPage(poll, delta, page)
+    // Nothing was sent yet, and the log that has turned under a long reading says so to the next.
+    else await this.#answerDelta(poll)
   }
 
   /** False: the page is not here; the answer begins anew from where the client's whole state is. */
@@ -210,6 +212,11 @@ function heldVersion({ cursor, etags }: PollRequest, hub: Hub): Version | null {
 
 async function letGo(answer: Answer): Promise<void> {
   if (answer.kind === 'delta') await discard(answer)
+}
+
+function toNullIfLost(error: unknown): null {
+  if (error instanceof RangeLost) return null
+  throw error
 }
 
 function isFollowing(follow: () => boolean): boolean {

@@ -157,6 +157,19 @@ describe('an answer larger than what is held in memory', () => {
     expect(new Set(lengths).size).toBe(1)
     expect(lengths[0]).toBeGreaterThan(8 * 1024 * 1024)
   })
+
+  it('that the log turns away from while it is read is a reset instead', async () => {
+    const { version } = await server.poll('big', '?limit=1')
+    await server.database.query('update public.big set filler = filler')
+    await server.pollUntilChanged('big', version)
+    const client = await server.database.connect()
+    await client.query('begin; lock table freshet.changes_0, freshet.changes_1 in access exclusive mode')
+    const pending = server.poll('big', `?since=${version}&limit=9000`)
+    await expect.poll(() => server.database.query(`select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like 'declare folded%'`)).toHaveLength(1)
+    await client.query('update freshet.state set floor = (select max(number) from freshet.versions); commit')
+    expect(await pending).toMatchObject({ since: null, reset: true, more: true })
+    await client.query('update freshet.state set floor = 0')
+  })
 })
 
 function byKey(a: PollBody['changes'][number], b: PollBody['changes'][number]): number {
