@@ -7,8 +7,9 @@ import type { HeldDelta } from './answer.ts'
 import { Feed, feedKey, type Follower } from './feed.ts'
 import { TableRoutes } from './routes.ts'
 
-/** After telling there is a rest of as long, so that half of our time is left for questions; what takes no time needs none. */
+/** After telling there is a rest of twice as long, so that two thirds of our time are left for questions; what takes no time needs none. */
 const LEAST_MS = 1
+const REST_PER_TELLING = 2
 const MOST_REST_MS = 20
 /** Small versions of the meantime are told one by one, each an event; more, or larger ones, are folded. */
 const MOST_EVENTS = 8
@@ -110,7 +111,7 @@ export class Feeds {
     for (const [feed, versions] of untold) this.#tellFeed(feed, versions)
     const endedMs = this.#options.nowMs()
     const tookMs = endedMs - startedMs
-    this.#restUntilMs = tookMs < LEAST_MS ? 0 : endedMs + Math.min(tookMs, MOST_REST_MS)
+    this.#restUntilMs = tookMs < LEAST_MS ? 0 : endedMs + Math.min(tookMs * REST_PER_TELLING, MOST_REST_MS)
   }
 
   #tellFeed(feed: Feed, versions: readonly LoggedVersion[]): void {

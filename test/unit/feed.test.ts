@@ -179,7 +179,7 @@ describe('feeds', () => {
     expect(feeds.size).toBe(0)
   })
 
-  describe('rest after telling for as long as it took', () => {
+  describe('rest after telling for twice as long as it took', () => {
     let nowMs = 0
     const slow = (ms: number) => listener(() => { nowMs += ms; return true })
     const chainOf = (deltas: readonly HeldDelta[] | undefined) => deltas?.map(({ since, version }) => [since, version])
