@@ -252,7 +252,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     else format('process %s (%s)', pid, coalesce(nullif(application_name, ''), usename, 'gone meanwhile')) end, ', ')
   from pg_locks left join pg_stat_activity using (pid)
   where database = (select oid from pg_database where datname = current_database())
-    and relation in (select relid from unnest(targets) target, pg_partition_tree(target) union all select unnest(targets))
+    and relation in (select unnest(freshet.with_partitions(target)) from unnest(targets) target)
     and granted and pid is distinct from pg_backend_pid()
     -- Readers block only the strongest lock.
     and (lock_holders.mode = 'access exclusive' or pg_locks.mode not in ('AccessShareLock', 'RowShareLock'))

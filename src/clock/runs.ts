@@ -4,7 +4,7 @@
  */
 import type { ChannelDefinition, Window } from '../contract/change.ts'
 import type { Pool, PoolClient } from '../database/pool.ts'
-import { BATCH_BYTES } from './ahead.ts'
+import { ahead, BATCH_BYTES } from './ahead.ts'
 import { keyOf, publishedColumns, tableOf, toRangeLost } from './table.ts'
 
 /** A page of 8 kB holds at most 291 rows: so many pages are less than a thousand changes. */
@@ -62,32 +62,21 @@ async function openSecond(client: PoolClient, pool: Pool, channel: ChannelDefini
 
 /** Each reader has an answer under way while others are used. */
 async function* readInTurns(readers: readonly ((page: number, count: number) => Promise<Answer>)[], pages: number): AsyncGenerator<string> {
-  const coming: Promise<Answer>[] = []
   let page = 0
-  // The first page shows how large the others may be: a value in a page may be compressed, and a null has a name.
-  let fitting = 1
   let turn = 0
-  const ask = (): void => {
-    for (let read = readers[turn % readers.length]; read !== undefined && page < pages && coming.length < readers.length; read = readers[turn % readers.length]) {
-      const answer = read(page, fitting)
-      // Whoever stops here is not told of its end: that there is one must not end the process.
-      answer.catch(() => undefined)
-      coming.push(answer)
-      page += fitting
-      turn += 1
-    }
+  const ask = (last: Answer | null): Promise<Answer> | null => {
+    const read = readers[turn % readers.length]
+    if (read === undefined || page >= pages) return null
+    // The first page shows how large the others may be: a value in a page may be compressed, and a null has a name.
+    // Grows by no more than four times: the pages to come may be fuller than these.
+    const fitting = last === null ? 1 : wholeRuns(Math.min(PAGES_A_RUN * RUNS_AN_ANSWER, 4 * last.pages, Math.floor(BATCH_BYTES / last.bytesAPage)))
+    const answer = read(page, fitting)
+    page += fitting
+    turn += 1
+    return answer
   }
-  try {
-    ask()
-    for (let next = coming.shift(); next !== undefined; next = coming.shift()) {
-      const { texts, bytesAPage, pages: read } = await next
-      // Grows by no more than four times: the pages to come may be fuller than these.
-      fitting = wholeRuns(Math.min(PAGES_A_RUN * RUNS_AN_ANSWER, 4 * read, Math.floor(BATCH_BYTES / bytesAPage)))
-      ask()
-      for (const text of texts) if (text !== null) yield text
-    }
-  } finally {
-    await Promise.allSettled(coming)
+  for await (const { texts } of ahead(ask, readers.length)) {
+    for (const text of texts) if (text !== null) yield text
   }
 }
 

@@ -248,12 +248,13 @@ async function* readRows(client: PoolClient, { channel, filters }: Window): Asyn
 
 /** All batches of a cursor. */
 async function* fetchAll<Row>({ first, fetch, bytesOf }: { first: number; fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
-  const next = (rows: readonly Row[]): Promise<readonly Row[]> | null => {
+  const ask = (rows: readonly Row[] | null): Promise<readonly Row[]> | null => {
+    if (rows === null) return fetch(first)
     if (rows.length === 0) return null
     const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
     return fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
   }
-  for await (const rows of ahead(fetch(first), next)) if (rows.length > 0) yield rows
+  for await (const rows of ahead(ask)) if (rows.length > 0) yield rows
 }
 
 async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {
