@@ -27,6 +27,7 @@ import { Advisor } from './pace/advisor.ts'
 import { startMeter } from './pace/meter.ts'
 import { createReadiness, describeNode, logSize, Tally } from './status.ts'
 import { createApp, POLL_ROUTE, type AppOptions, type Vote } from './transport/app.ts'
+import { answerDirectly } from './transport/direct.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
@@ -103,6 +104,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const pages = new PageStore()
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
   const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 })
+  let closeDirect = (): void => undefined
   const reporting = setInterval(() => {
     describeNode(node, tally).then((figures) => log.info(figures, 'minute')).catch(onError)
   }, MINUTE_MS)
@@ -113,7 +115,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     meter?.close()
     await registry.drain(config.drainSeconds * 1_000)
     registry.close()
-    await closeServer(server)
+    await closeServer(server, closeDirect)
     await feeding.close()
     hub.close()
     await pages.close()
@@ -141,9 +143,11 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     onError,
   }
   try {
-    const app = guarded(await createApp(appOptions))
+    const { listener, direct } = await createApp(appOptions)
+    const app = guarded(listener)
     server.on('request', app)
     guardConnections(server, app)
+    closeDirect = answerDirectly(server, { answer: direct, drainDeadlineMs })
     await listen(server, config)
   } catch (error) {
     await stop()
@@ -268,10 +272,11 @@ async function listen(server: Server, { host, port }: Config): Promise<void> {
   }
 }
 
-async function closeServer(server: Server): Promise<void> {
+async function closeServer(server: Server, closeDirect: () => void): Promise<void> {
   if (!server.listening) return
   const closed = once(server, 'close')
   server.close()
+  closeDirect()
   server.closeIdleConnections()
   const deadline = setTimeout(() => server.closeAllConnections(), 500)
   await closed

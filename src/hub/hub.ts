@@ -186,11 +186,17 @@ export class Hub {
   async answer(windows: readonly Window[], cursor: Version | null): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {
       const beginnings = this.#beginnings
-      const answer = this.#answerAtOnce(windows, cursor) ?? await this.#answerOnce(windows, cursor)
+      const answer = this.answerAtOnce(windows, cursor) ?? await this.#answerOnce(windows, cursor)
       // Its numbers would be read as those of the epoch that has begun meanwhile.
       if (beginnings === this.#beginnings || attempt === MAX_TRIES) return answer
       if (answer.kind === 'delta') await discard(answer)
     }
+  }
+
+  /** The same without waiting for anything, as memory nearly always can; null: it cannot. */
+  answerAtOnce(given: readonly Window[], cursor: Version | null): Answer | null {
+    const windows = this.#channels.current(given)
+    return cursor?.epoch === this.epoch && this.#history.knows(windows) && this.#mayStartFrom(cursor.number, windows) ? this.#remembered(windows, cursor.number) : null
   }
 
   /**
@@ -264,12 +270,6 @@ export class Hub {
     for (const { name, table } of this.#channels.all) {
       if (version.touched.includes(table.id)) this.#options.onTouched?.(name, version.mintedAtMs)
     }
-  }
-
-  /** What memory can say without waiting for anything, as it nearly always can; null: it cannot. */
-  #answerAtOnce(given: readonly Window[], cursor: Version | null): Answer | null {
-    const windows = this.#channels.current(given)
-    return cursor?.epoch === this.epoch && this.#history.knows(windows) && this.#mayStartFrom(cursor.number, windows) ? this.#remembered(windows, cursor.number) : null
   }
 
   async #answerOnce(given: readonly Window[], cursor: Version | null): Promise<Answer> {

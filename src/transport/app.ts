@@ -15,7 +15,8 @@ import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
 import { ANY_ORIGIN, JSON_TYPE, setHeaders, setVary, VARYING } from './headers.ts'
-import { fastLane } from './lane.ts'
+import type { DirectOptions } from './direct.ts'
+import { fastLane, laneOf } from './lane.ts'
 import { RateLimit } from './limit.ts'
 import { answerFailure, methods, problemHandler } from './problem.ts'
 import type { PollEndpoint } from './poll.ts'
@@ -56,7 +57,13 @@ const CONTENT_SECURITY = {
   },
 }
 
-export async function createApp(options: AppOptions): Promise<RequestListener> {
+export interface App {
+  readonly listener: RequestListener
+  /** Polls that memory answers, for connections that need nothing else. */
+  readonly direct: DirectOptions['answer']
+}
+
+export async function createApp(options: AppOptions): Promise<App> {
   const app = express()
   const limit = new RateLimit(options.rateLimit)
   app.disable('x-powered-by')
@@ -82,20 +89,39 @@ export async function createApp(options: AppOptions): Promise<RequestListener> {
     throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
-  return besideExpress(app, options, limit)
+  return { listener: besideExpress(app, options, limit), direct: besideNode(app, options, limit) }
+}
+
+/** The steps of the plain way once more, up to where anything is refused: that is said the plain way. */
+function besideNode(app: Express, { hub, poll, onRequest, isDraining, trustProxy }: AppOptions, limit: RateLimit): DirectOptions['answer'] {
+  return async (request) => {
+    const address = isDraining() ? null : laneOf(request)
+    const channel = address?.kind === 'changes' ? hub.find(address.name) : undefined
+    if (channel === undefined) return null
+    try {
+      adopt(request, app, trustProxy)
+      const recalled = await poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
+      const answer = recalled === null || await limit.isExceeded(request) ? null : poll.tell(recalled)
+      if (answer !== null) onRequest(POLL_ROUTE, answer.status)
+      return answer
+    } catch {
+      return null
+    }
+  }
+}
+
+/** Express knows which of the forwarded addresses to trust. */
+function adopt(request: object, app: Express, trustProxy: AppOptions['trustProxy']): void {
+  if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
 }
 
 /** The steps of the plain way that polls and streams take, in their order. */
 function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
-  const adopt = (request: IncomingMessage): void => {
-    // Express knows which of the forwarded addresses to trust.
-    if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
-  }
   return fastLane({
     find: (name) => hub.find(name),
     isDraining,
     async poll(request, response, { name, isPublic }) {
-      adopt(request)
+      adopt(request, app, trustProxy)
       const headers = isPublic ? PUBLIC_POLL : PRIVATE_POLL
       try {
         await limit.admit(request)
@@ -107,7 +133,7 @@ function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDra
       onRequest(POLL_ROUTE, response.statusCode)
     },
     async stream(request, response, { name, isPublic }) {
-      adopt(request)
+      adopt(request, app, trustProxy)
       response.once('close', () => onRequest(STREAM_ROUTE, response.statusCode))
       setHeaders(response, [...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []])
       try {
@@ -289,7 +315,7 @@ function channelName(request: Request): string {
 }
 
 /** The query string as it was sent, without its question mark. */
-export function rawQuery(request: IncomingMessage): string {
+export function rawQuery(request: Pick<IncomingMessage, 'url'>): string {
   const url = request.url ?? ''
   const start = url.indexOf('?')
   return start < 0 ? '' : url.slice(start + 1)

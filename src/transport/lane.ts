@@ -21,11 +21,18 @@ export interface LaneOptions {
 
 export function fastLane({ find, poll, stream, isDraining }: LaneOptions, plain: RequestListener): RequestListener {
   return (request, response) => {
-    const [, name, kind] = request.method === 'GET' && !isDraining() ? LANE.exec(request.url ?? '') ?? [] : []
-    const channel = name !== undefined && accepts(request.headers.accept, kind === 'changes' ? 'application/json' : 'text/event-stream') ? find(name) : undefined
-    if (channel === undefined) plain(request, response)
-    else void (kind === 'changes' ? poll : stream)(request, response, channel)
+    const address = request.method === 'GET' && !isDraining() ? laneOf(request) : null
+    const channel = address === null ? undefined : find(address.name)
+    if (address === null || channel === undefined) plain(request, response)
+    else void (address.kind === 'changes' ? poll : stream)(request, response, channel)
   }
+}
+
+/** What a GET asks for, where it is surely understood. */
+export function laneOf({ url, headers }: Pick<IncomingMessage, 'url' | 'headers'>): { readonly name: string; readonly kind: string } | null {
+  const [, name, kind] = LANE.exec(url ?? '') ?? []
+  if (name === undefined || kind === undefined) return null
+  return accepts(headers.accept, kind === 'changes' ? 'application/json' : 'text/event-stream') ? { name, kind } : null
 }
 
 /** What such clients say; a longer list of wishes is weighed on the plain way [rfc9110 §12.5.1]. */

@@ -9,6 +9,9 @@ import { ApiError } from '../errors.ts'
 import { Spread } from '../pace/spread.ts'
 import { sendProblem } from './problem.ts'
 
+/** Of a request, where it comes from. */
+type Asker = Pick<IncomingMessage, 'socket'>
+
 /** Those who are turned away come back one by one. */
 const RETRY_WITHIN_SECONDS = 10
 
@@ -23,12 +26,12 @@ export class RateLimit {
   }
 
   /** Counts the request; true: it is one too many. */
-  async isExceeded(request: IncomingMessage): Promise<boolean> {
+  async isExceeded(request: Asker): Promise<boolean> {
     return this.#perSecond > 0 && (await this.#hits.increment(keyOf(request))).totalHits > this.#perSecond
   }
 
   /** Counts the request. Rejects with ApiError rate_limited when it is one too many. */
-  async admit(request: IncomingMessage): Promise<void> {
+  async admit(request: Asker): Promise<void> {
     if (await this.isExceeded(request)) throw this.#refusal()
   }
 
@@ -49,11 +52,11 @@ export class RateLimit {
   }
 }
 
-function keyOf(request: IncomingMessage): string {
+function keyOf(request: Asker): string {
   return ipKeyGenerator(addressOf(request))
 }
 
 /** The client's: the one that Express makes out for a request of its own, else that of the connection. */
-export function addressOf(request: IncomingMessage): string {
+export function addressOf(request: Asker): string {
   return ('ip' in request ? String(request.ip) : request.socket.remoteAddress) ?? ''
 }

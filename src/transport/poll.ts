@@ -1,6 +1,6 @@
 /**
  * The poll: what changed since the client's version, with the moment to ask again. Promise: 304 is the truth; every answer, also
- * a 304, bears the advice; an answer to a URL without `since` is nobody else's.
+ * a 304, bears the advice; an answer to a URL without `since` is nobody else's; what memory has at once is the same however it is asked for.
  */
 import { setMaxListeners } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
@@ -9,7 +9,7 @@ import { RangeLost, type ChannelDefinition, type Window } from '../contract/chan
 import { parsePoll, type PollRequest } from '../contract/request.ts'
 import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
-import { discard, type Delta } from '../hub/answer.ts'
+import { discard, type Delta, type HeldDelta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
 import type { Asking, Advisor } from '../pace/advisor.ts'
@@ -39,15 +39,35 @@ export interface PollAddress {
   readonly headers?: HeaderList
 }
 
-/** Everything that an answer is made of. */
-interface Poll {
-  readonly request: IncomingMessage
-  readonly response: ServerResponse
+/** What is asked, understood. */
+interface Asked {
   readonly query: PollRequest
   readonly window: Window
-  readonly epoch: string
   /** What the answer bears besides the headers of a poll. */
   readonly headers: HeaderList
+}
+
+/** Everything that an answer is made of. */
+interface Poll extends Asked {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly epoch: string
+}
+
+/** What memory has to say to a poll. */
+export interface Recalled {
+  readonly asked: Asked
+  readonly version: Version
+  /** Null: nothing new. */
+  readonly delta: HeldDelta | null
+}
+
+/** An answer in one piece. */
+export interface WholeAnswer {
+  readonly status: 200 | 304
+  readonly headers: string[]
+  /** Bytes as characters. */
+  readonly body: string
 }
 
 /** Questions that were read lately, and the longest of them, characters: all who are at the same version ask the same. */
@@ -78,7 +98,26 @@ export class PollEndpoint {
     await this.#answerDelta(poll)
   }
 
-  #read(request: IncomingMessage, rawQuery: string, { filters }: ChannelDefinition): PollRequest {
+  /** What memory says in one piece; null: the answer comes from elsewhere, or later. Counts nothing. Rejects with ApiError as `answer` does. */
+  async recall(request: Pick<IncomingMessage, 'headers'>, { name, rawQuery, headers = [] }: PollAddress): Promise<Recalled | null> {
+    const { hub } = this.#options
+    const query = this.#read(request, rawQuery, hub.channel(name))
+    const window = await hub.window(name, query.filters)
+    const held = heldVersion(query, hub)
+    if (hub.staleSinceMs !== null || held === null || query.limit !== null || query.waitSeconds !== null || query.cursor?.kind === 'page') return null
+    const answer = hub.answerAtOnce([window], held)
+    if (answer === null) return null
+    const asked = { query, window, headers }
+    if (answer.kind === 'unchanged') return { asked, version: held, delta: null }
+    return isHeld(answer) ? { asked, version: { epoch: hub.epoch, number: answer.version }, delta: answer } : null
+  }
+
+  /** Counts the poll and answers it; null: there are too many. */
+  tell(recalled: Recalled): WholeAnswer | null {
+    return this.#options.advisor.admit() > 0 ? null : this.#whole(recalled)
+  }
+
+  #read(request: Pick<IncomingMessage, 'headers'>, rawQuery: string, { filters }: ChannelDefinition): PollRequest {
     const [ifNoneMatch, prefer] = [header(request, 'if-none-match'), header(request, 'prefer')]
     const key = `${rawQuery}\n${ifNoneMatch ?? ''}\n${prefer ?? ''}\n${filters.join('\0')}`
     const known = this.#questions.get(key)
@@ -106,19 +145,20 @@ export class PollEndpoint {
     if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
     if (matches(query, version)) {
       await letGo(answer)
-      poll.response.writeHead(304, this.#describe(poll, version).headers).end()
+      this.#reply(poll, { asked: poll, version, delta: null })
     } else if (answer.kind === 'delta' && query.limit !== null) {
       await this.#answerFirstPage({ ...poll, epoch }, answer, query.limit)
+    } else if (answer.kind === 'delta' && !isHeld(answer)) {
+      await this.#stream(poll, answer, version)
     } else {
-      const delta = answer.kind === 'delta' ? answer : { since: version.number, version: version.number, parts: [] }
-      await this.#send(poll, delta, version)
+      this.#reply(poll, { asked: poll, version, delta: answer.kind === 'delta' ? answer : null })
     }
   }
 
   /** Whether a held request should go on waiting: up to date, or behind only by what its filters leave out. */
   #isNothingNew(answer: Answer, { query }: Poll): boolean {
     if (query.waitSeconds === null || this.#options.draining.aborted) return false
-    return answer.kind === 'unchanged' || (answer.since !== null && !(Symbol.asyncIterator in answer.parts) && answer.parts.length === 0)
+    return answer.kind === 'unchanged' || (answer.since !== null && isHeld(answer) && answer.parts.length === 0)
   }
 
   /** Waits for a change after `version`: true if one came, false at the deadline, at drain or when the client left. */
@@ -163,34 +203,41 @@ export class PollEndpoint {
     const { epoch, response } = poll
     const { advice, headers } = this.#describe(poll, page.next === null ? { epoch, number: version } : null)
     const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
-    const body = `${deltaHead(poll.window.channel.name, { epoch, since, version }, page.next !== null)}${page.changes.join(',')}]${next}${adviceTail(advice)}`
+    const body = `${headOf(poll, since, { epoch, number: version }, page.next !== null)}${page.changes.join(',')}]${next}${tailOf(advice)}`
     headers.push('Content-Type', JSON_TYPE, 'Content-Length', String(Buffer.byteLength(body)))
     response.writeHead(200, headers).end(poll.request.method === 'HEAD' ? undefined : body)
   }
 
-  async #send(poll: Poll, delta: Delta, version: Version): Promise<void> {
-    const { request, response, window } = poll
+  #reply({ request, response }: Poll, recalled: Recalled): void {
+    const { status, headers, body } = this.#whole(recalled)
+    // As one text with the head it is one write, where a buffer would be another.
+    response.writeHead(status, headers).end(request.method === 'HEAD' ? undefined : body, 'latin1')
+  }
+
+  #whole({ asked, version, delta }: Recalled): WholeAnswer {
+    const { advice, headers } = this.#describe(asked, version)
+    if (matches(asked.query, version)) return { status: 304, headers, body: '' }
+    const { since, parts } = delta ?? { since: version.number, parts: [] }
+    const changes = parts.filter((part) => part.changes.length > 0).map((part) => part.changes.toString('latin1'))
+    const body = `${headOf(asked, since, version)}${changes.join(',')}]${tailOf(advice)}`
+    headers.push('Content-Type', JSON_TYPE, 'Content-Length', String(body.length))
+    return { status: 200, headers, body }
+  }
+
+  async #stream(poll: Poll, delta: Delta, version: Version): Promise<void> {
+    const { request, response } = poll
     const { advice, headers } = this.#describe(poll, version)
-    headers.push('Content-Type', JSON_TYPE)
-    const head = deltaHead(window.channel.name, { epoch: version.epoch, since: delta.since, version: delta.version }, false)
-    const tail = `]${adviceTail(advice)}`
+    response.writeHead(200, [...headers, 'Content-Type', JSON_TYPE])
     if (request.method === 'HEAD') {
       await discard(delta)
-      response.writeHead(200, headers).end()
-    } else if (Symbol.asyncIterator in delta.parts) {
-      response.writeHead(200, headers)
-      await writeStreamed(response, { head, parts: delta.parts, tail, deadlineMs: this.#options.drainDeadlineMs })
+      response.end()
     } else {
-      // Bytes as characters: so head and body are one text, and one write, where a buffer would be another.
-      const changes = delta.parts.filter((part) => part.changes.length > 0).map((part) => part.changes.toString('latin1'))
-      const body = `${head}${changes.join(',')}${tail}`
-      headers.push('Content-Length', String(body.length))
-      response.writeHead(200, headers).end(body, 'latin1')
+      await writeStreamed(response, { head: headOf(poll, delta.since, version), parts: delta.parts, tail: `]${tailOf(advice)}`, deadlineMs: this.#options.drainDeadlineMs })
     }
   }
 
   /** Headers of 200 and 304 alike [rfc9110 §15.4.5], for the caller to complete. `version` null: a part of an answer has no ETag. */
-  #describe({ query, window, headers: own }: Poll, version: Version | null): { readonly advice: Advice; readonly headers: string[] } {
+  #describe({ query, window, headers: own }: Asked, version: Version | null): { readonly advice: Advice; readonly headers: string[] } {
     const advice = this.#options.advisor.advise(window.channel.name, askingOf(query, version))
     const headers = [...own]
     if (version !== null) headers.push('ETag', `W/"${formatVersion(version)}"`)
@@ -244,13 +291,22 @@ function cacheControl({ since, waitSeconds }: PollRequest, isPublic: boolean): s
   return since === null || waitSeconds !== null ? 'no-store' : 'public, max-age=0, s-maxage=1'
 }
 
-function adviceTail({ afterMs, reason }: Advice): string {
+function isHeld(delta: Delta): delta is HeldDelta {
+  return !(Symbol.asyncIterator in delta.parts)
+}
+
+function headOf({ window }: Asked, since: number | null, { epoch, number }: Version, more = false): string {
+  return deltaHead(window.channel.name, { epoch, since, version: number }, more)
+}
+
+/** After the last change, and what may follow the array. */
+function tailOf({ afterMs, reason }: Advice): string {
   return `,"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
 }
 
 interface StreamedBody {
   readonly head: string
-  readonly parts: AsyncIterable<{ readonly changes: Buffer }>
+  readonly parts: Delta['parts']
   readonly tail: string
   readonly deadlineMs: number
 }

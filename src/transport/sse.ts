@@ -105,7 +105,7 @@ export class SseEndpoint {
   }
 }
 
-export function header(request: IncomingMessage, name: string): string | undefined {
+export function header(request: Pick<IncomingMessage, 'headers'>, name: string): string | undefined {
   const value = request.headers[name]
   return Array.isArray(value) ? value.join(',') : value
 }

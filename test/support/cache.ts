@@ -35,8 +35,9 @@ function shuffle(n: number): string {
 /** A server, with the cache that `start` puts in front of it. */
 export async function startCached(start: (origin: string) => Promise<{ readonly url: string }>): Promise<CachedServer> {
   const server = await startTestServer({ setup: SETUP, environment: { TRUST_PROXY: '1' }, streams: { heartbeatMs: 300 } })
-  const { url } = await start(server.url)
-  return { server, url, origin: new Origin(server.url) }
+  const origin = await Origin.start(server.url)
+  const { url } = await start(origin.url)
+  return { server, url, origin }
 }
 
 /** What is answered to a poll where no node is there. */

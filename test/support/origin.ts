@@ -1,6 +1,7 @@
-/** What reaches a server of this process, whoever stands before it: counted where Node hands a request on. */
-import { subscribe } from 'node:diagnostics_channel'
-import type { IncomingMessage } from 'node:http'
+/** What reaches a server, whoever stands before it: counted on the way, where the heads of requests go by. */
+import { once } from 'node:events'
+import { connect, createServer, type AddressInfo, type Server } from 'node:net'
+import { closeAtEnd } from './cleanup.ts'
 
 export interface OriginRequest {
   /** Path and query. */
@@ -10,19 +11,38 @@ export interface OriginRequest {
 
 export class Origin {
   readonly #requests: OriginRequest[] = []
+  readonly #server: Server
 
-  /** Of the server at `url`, for as long as the test file runs. */
-  constructor(url: string) {
-    const port = Number(new URL(url).port)
-    subscribe('http.server.request.start', (message) => {
-      const { request } = message as { readonly request: IncomingMessage }
-      if (request.socket.localPort === port) this.#requests.push({ url: request.url ?? '', atMs: performance.now() })
+  /** The way to the server at `target`, closed with the test file. */
+  static async start(target: string): Promise<Origin> {
+    const origin = new Origin(target)
+    origin.#server.listen(0, '127.0.0.1')
+    await once(origin.#server, 'listening')
+    return origin
+  }
+
+  private constructor(target: string) {
+    this.#server = createServer({ noDelay: true }, (client) => {
+      const server = connect({ host: '127.0.0.1', port: Number(new URL(target).port), noDelay: true })
+      client.on('data', (chunk: Buffer) => this.#count(chunk.toString('latin1'))).pipe(server).pipe(client)
+      client.on('error', () => server.destroy()).on('close', () => server.destroy())
+      server.on('error', () => client.resetAndDestroy()).on('close', () => client.destroySoon())
     })
+    closeAtEnd(() => { this.#server.close() })
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`
   }
 
   /** What has come since this was last asked. */
   take(): readonly OriginRequest[] {
     return this.#requests.splice(0)
+  }
+
+  /** Caches write each head in one piece. */
+  #count(text: string): void {
+    for (const [, url = ''] of text.matchAll(/^[A-Z]+ (\S+) HTTP\/1\.[01]\r$/gm)) this.#requests.push({ url, atMs: performance.now() })
   }
 }
 

@@ -1,0 +1,159 @@
+/**
+ * Polls answered on the bare socket: node:http's parser, request and response cost as much as all the rest of an answer from memory.
+ * Taken are heads that leave nothing to interpret, each whole and alone in what arrives, and answered as nobody else would have to. At
+ * the first of any other kind the connection is node:http's for good, which gets its bytes as if nobody had looked at them.
+ * Promise: status, headers and body are those of the other ways.
+ */
+import { STATUS_CODES, type IncomingHttpHeaders, type Server } from 'node:http'
+import type { Socket } from 'node:net'
+import { drained } from './drained.ts'
+import type { WholeAnswer } from './poll.ts'
+
+/** As much of a request as an answer needs; what Express makes of one where proxies are trusted needs no more. */
+export interface DirectRequest {
+  readonly url: string
+  /** By lower-case name, each given once. */
+  readonly headers: IncomingHttpHeaders
+  readonly socket: Socket
+}
+
+export interface DirectOptions {
+  /** Null: this one is node:http's. Never rejects. */
+  readonly answer: (request: DirectRequest) => Promise<WholeAnswer | null>
+  /** How long a reader may take nothing at all of an answer, ms. */
+  readonly drainDeadlineMs: number
+}
+
+/** Goes before the server's own listener. Returns how to close the connections that node:http does not know. */
+export function answerDirectly(server: Server, options: DirectOptions): () => void {
+  const accept = server.listeners('connection')
+  const open = new Set<Connection>()
+  server.removeAllListeners('connection')
+  server.on('connection', (socket: Socket) => {
+    open.add(new Connection(socket, {
+      ...options, firstByteMs: server.headersTimeout, keepAliveMs: server.keepAliveTimeout,
+      onLeft: (connection) => open.delete(connection),
+      handOver: () => { for (const listener of accept) listener.call(server, socket) },
+    }))
+  })
+  return () => { for (const connection of open) connection.close() }
+}
+
+interface ConnectionOptions extends DirectOptions {
+  readonly firstByteMs: number
+  /** How long a connection may rest after an answer. */
+  readonly keepAliveMs: number
+  readonly onLeft: (connection: Connection) => void
+  /** The socket becomes node:http's. */
+  readonly handOver: () => void
+}
+
+class Connection {
+  readonly #socket: Socket
+  readonly #options: ConnectionOptions
+  readonly #persistence: string
+  /** What came while an answer was on its way. */
+  #early: Buffer[] = []
+  #isAnswering = false
+  #hasAnswered = false
+
+  constructor(socket: Socket, options: ConnectionOptions) {
+    this.#socket = socket
+    this.#options = options
+    this.#persistence = `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(options.keepAliveMs / 1_000)}\r\n\r\n`
+    socket.on('data', this.#onData).on('end', this.#onEnd).on('timeout', this.#onTimeout).on('close', this.#onClose).on('error', ignore)
+    socket.setTimeout(options.firstByteMs)
+  }
+
+  /** What was written still reaches its reader. */
+  close(): void {
+    this.#socket.destroySoon()
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    if (this.#isAnswering) this.#early.push(chunk)
+    else void this.#take(chunk)
+  }
+
+  readonly #onEnd = (): void => this.close()
+
+  /** Whoever says nothing at all hears why, from node:http. */
+  readonly #onTimeout = (): void => {
+    if (this.#isAnswering) return
+    if (this.#hasAnswered) this.#socket.destroy()
+    else this.#leave(null)
+  }
+
+  readonly #onClose = (): void => this.#options.onLeft(this)
+
+  async #take(chunk: Buffer): Promise<void> {
+    const socket = this.#socket
+    const request = readHead(chunk, socket)
+    if (request === null) return this.#leave(chunk)
+    this.#isAnswering = true
+    const answer = await this.#options.answer(request)
+    if (answer === null) return this.#leave(Buffer.concat([chunk, ...this.#early]))
+    const { status, headers, body } = answer
+    let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`
+    for (let index = 0; index < headers.length; index += 2) head += `${headers[index] ?? ''}: ${headers[index + 1] ?? ''}\r\n`
+    const isTaken = socket.writable && socket.write(`${head}Date: ${date()}\r\n${this.#persistence}${body}`, 'latin1')
+    if (!isTaken) await drained(socket, this.#options.drainDeadlineMs)
+    if (!isTaken || !this.#hasAnswered) socket.setTimeout(this.#options.keepAliveMs)
+    this.#hasAnswered = true
+    this.#isAnswering = false
+    if (this.#early.length > 0) await this.#take(Buffer.concat(this.#early.splice(0)))
+  }
+
+  /** With what has been read and not answered. */
+  #leave(unread: Buffer | null): void {
+    const socket = this.#socket
+    this.#options.onLeft(this)
+    socket.off('data', this.#onData).off('end', this.#onEnd).off('timeout', this.#onTimeout).off('close', this.#onClose)
+    if (!socket.writable) return
+    socket.setTimeout(0)
+    socket.pause()
+    if (unread !== null) socket.unshift(unread)
+    this.#options.handOver()
+    socket.off('error', ignore)
+    socket.resume()
+  }
+}
+
+function ignore(): void { /* 'close' follows */ }
+
+/** Every byte accounted for; anything that RFC 9112 lets a server read in more than one way is not among them. */
+const HEAD = /^GET (\/[!"$-~]*) HTTP\/1\.1\r\n((?:[A-Za-z0-9-]+:[\t -~]*\r\n)+)\r\n$/
+const MAX_HEAD_BYTES = 4_096
+/** Of these a request would be more than its head, or the connection more than this request's. */
+const SPECIAL = new Set(['content-length', 'transfer-encoding', 'expect', 'upgrade', 'te', 'trailer'])
+
+/** Null: whatever it is, it is not as simple as that. */
+export function readHead(chunk: Buffer, socket: Socket): DirectRequest | null {
+  if (chunk.length > MAX_HEAD_BYTES) return null
+  const [, url, lines] = HEAD.exec(chunk.toString('latin1')) ?? []
+  if (url === undefined || lines === undefined) return null
+  const headers: Record<string, string> = {}
+  for (const line of lines.split('\r\n', lines.length)) {
+    if (line === '') continue
+    const colon = line.indexOf(':')
+    const name = line.slice(0, colon).toLowerCase()
+    // A repeated one may be a list, or a way to be understood differently by two readers.
+    if (SPECIAL.has(name) || Object.hasOwn(headers, name)) return null
+    headers[name] = line.slice(colon + 1).trim()
+  }
+  if (headers.host === undefined || (headers.connection ?? 'keep-alive').toLowerCase() !== 'keep-alive') return null
+  return { url, headers, socket }
+}
+
+let dateSecond = 0
+let dateText = ''
+
+/** [rfc9110 §5.6.7] as Node writes it, once a second. */
+function date(): string {
+  const second = Math.floor(Date.now() / 1_000)
+  if (second !== dateSecond) {
+    dateSecond = second
+    dateText = new Date(second * 1_000).toUTCString()
+  }
+  return dateText
+}
