@@ -1,28 +1,29 @@
 /**
- * better-sse's connection to a Node response, for as long as its session opens the stream: the head and the first bytes. The stock one
- * builds Fetch objects for each stream and fails on an odd Host header. What follows is written to the wire.
+ * better-sse's connection to a Node response, for as long as its session opens the stream: the head and the first bytes, which are kept
+ * until `begin`. The stock one builds Fetch objects for each stream and fails on an odd Host header. What follows is written to the wire.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Connection } from 'better-sse'
 
-/** Sessions read nothing of these but the signal, which each connection has of its own. */
+/** That the client has gone, the wire notices: sessions need not hear of it, and a real signal would cost each stream an event target. */
+const silentSignal = { addEventListener: () => undefined, removeEventListener: () => undefined }
+/** Of these, sessions whose event id is not to be trusted read only the signal. */
 const sharedUrl = new URL('http://stream.invalid/')
-const sharedRequest = new Request(sharedUrl)
+const sharedRequest = Object.create(new Request(sharedUrl), { signal: { value: silentSignal } }) as Request
 const sharedResponse = new Response(null)
 
 export class Opening extends Connection {
   readonly url = sharedUrl
-  readonly request: Request
+  readonly request = sharedRequest
   readonly response = sharedResponse
   readonly #outgoing: ServerResponse
   readonly #head: Readonly<Record<string, string>>
+  #beginning = ''
 
   constructor(request: IncomingMessage, outgoing: ServerResponse, head: Readonly<Record<string, string>>) {
     super()
     this.#outgoing = outgoing
     this.#head = head
-    // The one property that a session reads of a Request whose event id it does not trust.
-    this.request = Object.create(sharedRequest, { signal: { value: new AbortController().signal } }) as Request
     request.socket.setNoDelay(true)
   }
 
@@ -30,12 +31,15 @@ export class Opening extends Connection {
     return !this.#outgoing.destroyed && !this.#outgoing.writableEnded
   }
 
-  sendHead(): void {
-    if (this.isOpen) this.#outgoing.writeHead(200, this.#head)
-  }
+  sendHead(): void { /* see `begin` */ }
 
   sendChunk(chunk: string): void {
-    if (this.isOpen) this.#outgoing.write(chunk)
+    this.#beginning += chunk
+  }
+
+  /** Writes what the session has said. As late as this, so that an answer that is there at once goes out in the same write. */
+  begin(): void {
+    this.#outgoing.writeHead(200, this.#head).write(this.#beginning)
   }
 
   /** Sessions call it when the signal says that the client has gone: this one says nothing, the wire does. */

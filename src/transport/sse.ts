@@ -89,6 +89,7 @@ export class SseEndpoint {
     await createSession(opening, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
     // The registry is asked as late as this: many at once would all have seen the same free place.
     if (!opening.isOpen) return
+    opening.begin()
     const address = addressOf(request)
     if (!registry.admits(address)) {
       response.end(frameRetry(5_000 + Math.random() * 10_000).event)

@@ -16,6 +16,9 @@ import type { Hub } from '../hub/hub.ts'
 import { frameDelta, frameDeltas, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
 import type { Wire } from './wire.ts'
 
+/** A head and what a session says first. */
+const BEGINNING_BYTES = 1_024
+
 export interface StreamLimits {
   /** Bytes that may wait for a slow socket before its reader is left to catch up. */
   readonly maxBacklogBytes: number
@@ -138,7 +141,8 @@ export class Stream implements Follower {
   /** One answer, written as the socket takes it; then follows, unless something happened meanwhile. */
   async #step(): Promise<void> {
     const { hub, drainDeadlineMs } = this.#options
-    if (!await this.#wire.drained(drainDeadlineMs)) return
+    // What begins a stream goes out together with its first answer: one write less.
+    if (this.#wire.backlogBytes > BEGINNING_BYTES && !await this.#wire.drained(drainDeadlineMs)) return
     const answer = await this.#ask(() => hub.answer(this.#windows, this.#cursor))
     if (answer === null) return
     if (answer.kind === 'delta') {

@@ -19,8 +19,10 @@ beforeAll(async () => {
 
 /** Until every stream that a test opened has gone. */
 async function noStreams(): Promise<void> {
-  await expect.poll(async () => /^freshet_streams (\d+)$/m.exec(await (await server.get('/metrics')).text())?.[1]).toBe('0')
-  expect(server.server.hub.size.followers).toBe(0)
+  await expect.poll(async () => {
+    const streams = /^freshet_streams (\d+)$/m.exec(await (await server.get('/metrics')).text())?.[1]
+    return `${streams ?? ''} streams, ${server.server.hub.size.followers} followers`
+  }).toBe('0 streams, 0 followers')
 }
 
 async function version(): Promise<string> {
