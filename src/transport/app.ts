@@ -92,24 +92,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   return { listener: besideExpress(app, options, limit), direct: besideNode(app, options, limit) }
 }
 
-/** The steps of the plain way once more, up to where anything is refused: that is said the plain way. */
-function besideNode(app: Express, { hub, poll, onRequest, isDraining, trustProxy }: AppOptions, limit: RateLimit): DirectOptions['answer'] {
-  return async (request) => {
-    const address = isDraining() ? null : laneOf(request)
-    const channel = address?.kind === 'changes' ? hub.find(address.name) : undefined
-    if (channel === undefined) return null
-    try {
-      adopt(request, app, trustProxy)
-      const recalled = await poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
-      const answer = recalled === null || await limit.isExceeded(request) ? null : poll.tell(recalled)
-      if (answer !== null) onRequest(POLL_ROUTE, answer.status)
-      return answer
-    } catch {
-      return null
-    }
-  }
-}
-
 /** Express knows which of the forwarded addresses to trust. */
 function adopt(request: object, app: Express, trustProxy: AppOptions['trustProxy']): void {
   if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
@@ -144,6 +126,25 @@ function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDra
       }
     },
   }, app)
+}
+
+/** The same once more, up to where anything is refused: that is counted again, and said, the plain way. */
+function besideNode(app: Express, { hub, poll, onRequest, isDraining, trustProxy }: AppOptions, limit: RateLimit): DirectOptions['answer'] {
+  return async (request) => {
+    const address = isDraining() ? null : laneOf(request)
+    const channel = address?.kind === 'changes' ? hub.find(address.name) : undefined
+    if (channel === undefined) return null
+    try {
+      adopt(request, app, trustProxy)
+      const recalled = await poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
+      const answer = recalled === null || await limit.isExceeded(request) ? null : poll.tell(recalled)
+      if (answer !== null) onRequest(POLL_ROUTE, answer.status)
+      return answer
+    } catch {
+      // Whatever it was, the plain way meets it too.
+      return null
+    }
+  }
 }
 
 const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']

@@ -5,8 +5,10 @@ import type { AddressInfo, Socket } from 'node:net'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
+import type { Environment } from '../../src/config.ts'
 import { answerDirectly, readHead, type DirectOptions } from '../../src/transport/direct.ts'
 import { closeAtEnd } from '../support/cleanup.ts'
+import { createDatabase, type TestDatabase } from '../support/database.ts'
 import { openSocket } from '../support/raw.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
 
@@ -106,6 +108,39 @@ describe('whatever is asked on a connection, and however its bytes are cut, the 
       const [plain, direct] = await Promise.all([get('/healthz'), requests[0] ?? ''].map((before) => answersTo(before, Buffer.from(request + LAST), [])))
       expect(afterFirst(direct ?? '')).toBe(afterFirst(plain ?? ''))
     }
+  })
+})
+
+describe('one address that asks too often on one connection', () => {
+  let database: TestDatabase
+  beforeAll(async () => {
+    database = await createDatabase()
+    await database.query(`create table public.items (id int primary key); select freshet.watch('public.items')`)
+  })
+
+  /** Statuses of polls that are asked one after another, as fast as answers come. */
+  async function statuses(environment: Environment, headersOf: (index: number) => readonly string[]): Promise<readonly string[]> {
+    const server = await startTestServer({ database, environment })
+    const { version } = await server.poll('items')
+    const socket = (await openSocket(server.url)).setEncoding('utf8')
+    const answers: string[] = []
+    for (let index = 0; index < 60; index += 1) {
+      socket.write(get('/v1/channels/items/changes', `If-None-Match: "${version}"`, ...headersOf(index)))
+      let answer = ''
+      while (!/\r\n\r\n(\{.*\})?$/.test(answer) || (answer.startsWith('HTTP/1.1 429') && !answer.endsWith('}'))) answer += String((await once(socket, 'data'))[0])
+      answers.push(answer.slice(9, 12))
+    }
+    socket.destroy()
+    return answers
+  }
+
+  it('is refused', async () => {
+    expect(await statuses({ RATE_LIMIT: '20' }, () => [])).toContain('429')
+  })
+
+  it('is refused by the address that a trusted proxy names, and nobody else', async () => {
+    expect(await statuses({ RATE_LIMIT: '20', TRUST_PROXY: '1' }, () => ['X-Forwarded-For: 10.0.0.1'])).toContain('429')
+    expect(new Set(await statuses({ RATE_LIMIT: '20', TRUST_PROXY: '1' }, (index) => [`X-Forwarded-For: 10.0.0.${index}`]))).toEqual(new Set(['304']))
   })
 })
 
