@@ -27,7 +27,7 @@ import { Advisor } from './pace/advisor.ts'
 import { startMeter } from './pace/meter.ts'
 import { createReadiness, describeNode, logSize, Tally } from './status.ts'
 import { createApp, POLL_ROUTE, type AppOptions, type Vote } from './transport/app.ts'
-import { answerDirectly } from './transport/direct.ts'
+import { answerDirectly, type DirectConnections } from './transport/direct.ts'
 import { GUARDED, guardConnections, guarded } from './transport/guard.ts'
 import { Metrics } from './transport/metrics.ts'
 import { PageStore } from './transport/pages.ts'
@@ -104,7 +104,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   const pages = new PageStore()
   const node = { hub, registry, clock: feeding.clock, listener: feeding.listener, pool }
   const server = createServer({ ...GUARDED, requestTimeout: 30_000, headersTimeout: 10_000, keepAliveTimeout: 75_000 })
-  let closeDirect = (): void => undefined
+  let direct: DirectConnections | undefined
   const reporting = setInterval(() => {
     describeNode(node, tally).then((figures) => log.info(figures, 'minute')).catch(onError)
   }, MINUTE_MS)
@@ -115,7 +115,7 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     meter?.close()
     await registry.drain(config.drainSeconds * 1_000)
     registry.close()
-    await closeServer(server, closeDirect)
+    await closeServer(server, direct)
     await feeding.close()
     hub.close()
     await pages.close()
@@ -143,11 +143,11 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
     onError,
   }
   try {
-    const { listener, direct } = await createApp(appOptions)
+    const { listener, answerAtOnce } = await createApp(appOptions)
     const app = guarded(listener)
     server.on('request', app)
     guardConnections(server, app)
-    closeDirect = answerDirectly(server, { answer: direct, drainDeadlineMs })
+    direct = answerDirectly(server, { answer: answerAtOnce, drainDeadlineMs })
     await listen(server, config)
   } catch (error) {
     await stop()
@@ -272,13 +272,16 @@ async function listen(server: Server, { host, port }: Config): Promise<void> {
   }
 }
 
-async function closeServer(server: Server, closeDirect: () => void): Promise<void> {
+async function closeServer(server: Server, direct: DirectConnections | undefined): Promise<void> {
   if (!server.listening) return
   const closed = once(server, 'close')
   server.close()
-  closeDirect()
+  direct?.close()
   server.closeIdleConnections()
-  const deadline = setTimeout(() => server.closeAllConnections(), 500)
+  const deadline = setTimeout(() => {
+    server.closeAllConnections()
+    direct?.destroy()
+  }, 500)
   await closed
   clearTimeout(deadline)
 }

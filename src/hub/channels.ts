@@ -3,7 +3,7 @@
  * newer; a filter's value has one form, in which it is compared everywhere.
  */
 import { LRUCache } from 'lru-cache'
-import type { Catalog, ChangeSource, ChannelDefinition, Window } from '../contract/change.ts'
+import type { Catalog, ChangeSource, ChannelDefinition, ColumnDefinition, Window } from '../contract/change.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { canonicalValue } from './fold.ts'
 
@@ -74,7 +74,20 @@ export class Channels {
     const channel = this.get(name)
     if (filters.size === 0) return { channel, filters: NO_FILTERS }
     const canonical = new Map<string, string>()
-    for (const [column, value] of filters) canonical.set(column, await this.#cast(channel, column, value))
+    for (const [column, value] of filters) canonical.set(column, this.#knownForm(channel, column, value) ?? await this.#cast(channel, column, value))
+    return { channel, filters: canonical }
+  }
+
+  /** The same where all forms are known; null: some have to be asked for. */
+  windowAtOnce(name: string, filters: ReadonlyMap<string, string>): Window | null {
+    const channel = this.get(name)
+    if (filters.size === 0) return { channel, filters: NO_FILTERS }
+    const canonical = new Map<string, string>()
+    for (const [column, value] of filters) {
+      const form = this.#knownForm(channel, column, value)
+      if (form === undefined) return null
+      canonical.set(column, form)
+    }
     return { channel, filters: canonical }
   }
 
@@ -89,17 +102,27 @@ export class Channels {
     })
   }
 
+  #knownForm(channel: ChannelDefinition, name: string, value: string): string | undefined {
+    const column = filterColumn(channel, name)
+    return column.comparedAs === 'text' ? JSON.stringify(value) : this.#casts.get(castKey(column, value))
+  }
+
   async #cast(channel: ChannelDefinition, name: string, value: string): Promise<string> {
-    const column = channel.table.columns.find((candidate) => candidate.name === name)
-    if (column === undefined || !channel.filters.includes(name)) throw unknownFilter(channel, name)
-    if (column.comparedAs === 'text') return JSON.stringify(value)
-    const key = JSON.stringify([column.comparedAs, value])
-    const known = this.#casts.get(key)
-    if (known !== undefined) return known
+    const column = filterColumn(channel, name)
     const canonical = canonicalValue(await this.#source.castFilter(column, value), column)
-    this.#casts.set(key, canonical)
+    this.#casts.set(castKey(column, value), canonical)
     return canonical
   }
+}
+
+function filterColumn(channel: ChannelDefinition, name: string): ColumnDefinition {
+  const column = channel.table.columns.find((candidate) => candidate.name === name)
+  if (column === undefined || !channel.filters.includes(name)) throw unknownFilter(channel, name)
+  return column
+}
+
+function castKey({ comparedAs }: ColumnDefinition, value: string): string {
+  return JSON.stringify([comparedAs, value])
 }
 
 function unknownFilter(channel: ChannelDefinition, name: string): ApiError {

@@ -182,6 +182,11 @@ export class Hub {
     return this.#channels.window(name, filters)
   }
 
+  /** The same where memory has all that it takes; null: it has not. */
+  windowAtOnce(name: string, filters: ReadonlyMap<string, string>): Window | null {
+    return this.#channels.windowAtOnce(name, filters)
+  }
+
   /** What a holder of `cursor` must apply (null: holds nothing). */
   async answer(windows: readonly Window[], cursor: Version | null): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {

@@ -60,7 +60,7 @@ const CONTENT_SECURITY = {
 export interface App {
   readonly listener: RequestListener
   /** Polls that memory answers, for connections that need nothing else. */
-  readonly direct: DirectOptions['answer']
+  readonly answerAtOnce: DirectOptions['answer']
 }
 
 export async function createApp(options: AppOptions): Promise<App> {
@@ -89,7 +89,7 @@ export async function createApp(options: AppOptions): Promise<App> {
     throw new ApiError('not_found', `There is nothing at ${quoted(request.path)}.`)
   })
   app.use(problemHandler(options.onError))
-  return { listener: besideExpress(app, options, limit), direct: besideNode(app, options, limit) }
+  return { listener: besideExpress(app, options, limit), answerAtOnce: besideNode(app, options, limit) }
 }
 
 /** Express knows which of the forwarded addresses to trust. */
@@ -136,7 +136,7 @@ function besideNode(app: Express, { hub, poll, onRequest, isDraining, trustProxy
     if (channel === undefined) return null
     try {
       adopt(request, app, trustProxy)
-      const recalled = await poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
+      const recalled = poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
       const answer = recalled === null || await limit.isExceeded(request) ? null : poll.tell(recalled)
       if (answer !== null) onRequest(POLL_ROUTE, answer.status)
       return answer

@@ -24,8 +24,16 @@ export interface DirectOptions {
   readonly drainDeadlineMs: number
 }
 
-/** Goes before the server's own listener. Returns how to close the connections that node:http does not know. */
-export function answerDirectly(server: Server, options: DirectOptions): () => void {
+/** The connections that node:http does not know. */
+export interface DirectConnections {
+  /** Ends them; what was written still reaches its readers. */
+  close(): void
+  /** Ends what is left of them at once. */
+  destroy(): void
+}
+
+/** Goes before the server's own listener. */
+export function answerDirectly(server: Server, options: DirectOptions): DirectConnections {
   const accept = server.listeners('connection')
   const open = new Set<Connection>()
   server.removeAllListeners('connection')
@@ -36,8 +44,14 @@ export function answerDirectly(server: Server, options: DirectOptions): () => vo
       handOver: () => { for (const listener of accept) listener.call(server, socket) },
     }))
   })
-  return () => { for (const connection of open) connection.close() }
+  return {
+    close() { for (const connection of open) connection.close() },
+    destroy() { for (const connection of open) connection.destroy() },
+  }
 }
+
+/** A connection lives longer than its client is told, as Node has it: the client's next request may be on its way. */
+const KEEP_ALIVE_GRACE_MS = 1_000
 
 interface ConnectionOptions extends DirectOptions {
   readonly firstByteMs: number
@@ -65,14 +79,19 @@ class Connection {
     socket.setTimeout(options.firstByteMs)
   }
 
-  /** What was written still reaches its reader. */
   close(): void {
     this.#socket.destroySoon()
   }
 
+  destroy(): void {
+    this.#socket.destroy()
+  }
+
   readonly #onData = (chunk: Buffer): void => {
-    if (this.#isAnswering) this.#early.push(chunk)
-    else void this.#take(chunk)
+    if (!this.#isAnswering) return void this.#take(chunk)
+    this.#early.push(chunk)
+    // However much is asked at once, it waits with whoever asks.
+    this.#socket.pause()
   }
 
   readonly #onEnd = (): void => this.close()
@@ -86,6 +105,7 @@ class Connection {
 
   readonly #onClose = (): void => this.#options.onLeft(this)
 
+  /** Never rejects. */
   async #take(chunk: Buffer): Promise<void> {
     const socket = this.#socket
     const request = readHead(chunk, socket)
@@ -97,19 +117,21 @@ class Connection {
     let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`
     for (let index = 0; index < headers.length; index += 2) head += `${headers[index] ?? ''}: ${headers[index + 1] ?? ''}\r\n`
     const isTaken = socket.writable && socket.write(`${head}Date: ${date()}\r\n${this.#persistence}${body}`, 'latin1')
-    if (!isTaken) await drained(socket, this.#options.drainDeadlineMs)
-    if (!isTaken || !this.#hasAnswered) socket.setTimeout(this.#options.keepAliveMs)
+    if (!isTaken && !await drained(socket, this.#options.drainDeadlineMs)) return
+    if (!this.#hasAnswered) socket.setTimeout(this.#options.keepAliveMs + KEEP_ALIVE_GRACE_MS)
     this.#hasAnswered = true
     this.#isAnswering = false
-    if (this.#early.length > 0) await this.#take(Buffer.concat(this.#early.splice(0)))
+    if (this.#early.length === 0) return
+    socket.resume()
+    void this.#take(Buffer.concat(this.#early.splice(0)))
   }
 
   /** With what has been read and not answered. */
   #leave(unread: Buffer | null): void {
     const socket = this.#socket
+    if (!socket.writable) return
     this.#options.onLeft(this)
     socket.off('data', this.#onData).off('end', this.#onEnd).off('timeout', this.#onTimeout).off('close', this.#onClose)
-    if (!socket.writable) return
     socket.setTimeout(0)
     socket.pause()
     if (unread !== null) socket.unshift(unread)
@@ -125,7 +147,7 @@ function ignore(): void { /* 'close' follows */ }
 const HEAD = /^GET (\/[!"$-~]*) HTTP\/1\.1\r\n((?:[A-Za-z0-9-]+:[\t -~]*\r\n)+)\r\n$/
 const MAX_HEAD_BYTES = 4_096
 /** Of these a request would be more than its head, or the connection more than this request's. */
-const SPECIAL = new Set(['content-length', 'transfer-encoding', 'expect', 'upgrade', 'te', 'trailer'])
+const SPECIAL = new Set(['content-length', 'transfer-encoding', 'expect', 'upgrade', 'te', 'trailer', 'proxy-connection'])
 
 /** Null: whatever it is, it is not as simple as that. */
 export function readHead(chunk: Buffer, socket: Socket): DirectRequest | null {

@@ -98,13 +98,13 @@ export class PollEndpoint {
     await this.#answerDelta(poll)
   }
 
-  /** What memory says in one piece; null: the answer comes from elsewhere, or later. Counts nothing. Rejects with ApiError as `answer` does. */
-  async recall(request: Pick<IncomingMessage, 'headers'>, { name, rawQuery, headers = [] }: PollAddress): Promise<Recalled | null> {
+  /** What memory says in one piece; null: the answer comes from elsewhere, or later. Counts nothing. Throws ApiError as `answer` rejects. */
+  recall(request: Pick<IncomingMessage, 'headers'>, { name, rawQuery, headers = [] }: PollAddress): Recalled | null {
     const { hub } = this.#options
     const query = this.#read(request, rawQuery, hub.channel(name))
-    const window = await hub.window(name, query.filters)
+    const window = hub.windowAtOnce(name, query.filters)
     const held = heldVersion(query, hub)
-    if (hub.staleSinceMs !== null || held === null || query.limit !== null || query.waitSeconds !== null || query.cursor?.kind === 'page') return null
+    if (hub.staleSinceMs !== null || window === null || held === null || query.limit !== null || query.waitSeconds !== null || query.cursor?.kind === 'page') return null
     const answer = hub.answerAtOnce([window], held)
     if (answer === null) return null
     const asked = { query, window, headers }

@@ -55,7 +55,8 @@ export class Wire {
     if (!this.isOpen) return
     const target = this.#target
     this.write(last)
-    target.setTimeout(LAST_BYTES_MS, () => target.destroy())
+    const deadline = setTimeout(() => target.destroy(), LAST_BYTES_MS).unref()
+    target.once('close', () => clearTimeout(deadline))
     if (this.#isChunked) target.write(LAST_CHUNK)
     if ('destroySoon' in target) target.destroySoon()
     else target.end()

@@ -6,7 +6,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
 import { beforeAll, describe, expect, it } from 'vitest'
 import type { Environment } from '../../src/config.ts'
-import { answerDirectly, readHead, type DirectOptions } from '../../src/transport/direct.ts'
+import { answerDirectly, readHead, type DirectConnections, type DirectOptions } from '../../src/transport/direct.ts'
 import { closeAtEnd } from '../support/cleanup.ts'
 import { createDatabase, type TestDatabase } from '../support/database.ts'
 import { openSocket } from '../support/raw.ts'
@@ -155,7 +155,7 @@ describe('a connection', () => {
     readonly asked: string[]
     /** The server's ends. */
     readonly sockets: readonly Socket[]
-    readonly close: () => void
+    readonly connections: DirectConnections
   }
 
   async function start(options: Partial<DirectOptions> = {}, timeouts: { readonly headersTimeout?: number; readonly keepAliveTimeout?: number } = {}): Promise<Place> {
@@ -164,17 +164,17 @@ describe('a connection', () => {
       asked.push(request.url ?? '')
       response.end('plain')
     })
-    const close = answerDirectly(server, { drainDeadlineMs: 60_000, answer: ({ url }) => Promise.resolve(isMine(url) ? { ...ANSWER, headers: [...ANSWER.headers] } : null), ...options })
+    const connections = answerDirectly(server, { drainDeadlineMs: 60_000, answer: ({ url }) => Promise.resolve(isMine(url) ? { ...ANSWER, headers: [...ANSWER.headers] } : null), ...options })
     const sockets: Socket[] = []
     server.on('connection', (socket: Socket) => sockets.push(socket))
     server.listen(0, '127.0.0.1')
     await once(server, 'listening')
     closeAtEnd(() => {
-      close()
+      connections.destroy()
       server.closeAllConnections()
       server.close()
     })
-    return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, server, asked, sockets, close }
+    return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, server, asked, sockets, connections }
   }
 
   async function says(socket: Socket, text: string): Promise<void> {
@@ -220,21 +220,53 @@ describe('a connection', () => {
     expect(asked).toEqual([])
   })
 
-  it('whose reader takes nothing is cut', async () => {
+  it('whose reader takes nothing is cut, also one that goes on sending', async () => {
     const body = 'x'.repeat(30_000_000)
     const { url, sockets } = await start({ drainDeadlineMs: 100, answer: () => Promise.resolve({ status: 200, headers: [], body }) })
     const socket = (await openSocket(url)).pause()
     socket.write(get('/mine'))
+    const sending = setInterval(() => socket.write('x'), 20)
     let received = 0
     await expect.poll(() => sockets[0]?.destroyed).toBe(true)
+    clearInterval(sending)
     socket.on('data', (chunk: Buffer) => { received += chunk.length }).resume()
     await once(socket, 'close')
     expect(received).toBeLessThan(body.length)
   })
 
+  it('on which more is asked than is answered makes its client wait', async () => {
+    let resolve: (answer: null) => void = () => undefined
+    const { url, sockets } = await start({ answer: () => new Promise((answered) => { resolve = answered }) })
+    const socket = await openSocket(url)
+    const answers = readAll(socket)
+    socket.write(get('/mine/1'))
+    await expect.poll(() => sockets[0]?.bytesRead).toBeGreaterThan(0)
+    const rest = Array.from({ length: 100_000 }, (_, index) => get(`/yours/${index}`)).join('') + get('/yours/last', 'Connection: close')
+    socket.write(rest)
+    // Whatever the kernels hold is not ours to bound.
+    await expect.poll(() => sockets[0]?.isPaused()).toBe(true)
+    expect(sockets[0]?.bytesRead).toBeLessThan(rest.length / 2)
+    resolve(null)
+    expect((await answers).split('plain').length - 1).toBe(100_002)
+  })
+
+  it('whose reader takes nothing does not keep the server from closing', async () => {
+    const { url, server, sockets, connections } = await start({ answer: () => Promise.resolve({ status: 200, headers: [], body: 'x'.repeat(30_000_000) }) })
+    const socket = (await openSocket(url)).pause()
+    socket.write(get('/mine'))
+    await expect.poll(() => sockets[0]?.writableNeedDrain).toBe(true)
+    const closed = once(server, 'close')
+    server.close()
+    connections.close()
+    expect(sockets[0]?.destroyed).toBe(false)
+    connections.destroy()
+    await closed
+    socket.destroy()
+  })
+
   it('ends with its client, with the server, or in the middle of an answer, and nothing else does', async () => {
     let resolve: (answer: null) => void = () => undefined
-    const { url, server, close } = await start({ answer: () => new Promise((answered) => { resolve = answered }) })
+    const { url, server, connections } = await start({ answer: () => new Promise((answered) => { resolve = answered }) })
     const left = await openSocket(url)
     left.write(get('/mine'))
     await expect.poll(() => server.listening).toBe(true)
@@ -246,7 +278,7 @@ describe('a connection', () => {
     await once(ended.resume(), 'close')
     const closed = once(server, 'close')
     server.close()
-    close()
+    connections.close()
     await Promise.all([closed, once(idle.resume(), 'close')])
   })
 })
@@ -267,7 +299,7 @@ describe('a head', () => {
     ['an expectation', get('/', 'Expect: 100-continue')], ['an end', get('/', 'Connection: close')], ['a header twice', get('/', 'Prefer: wait=1', 'prefer: wait=2')],
     ['a name with a space', get('/', 'Host : x')], ['a folded line', get('/', 'a: b', ' c')], ['a bare line feed', get('/', 'a: b\nc: d')], ['no host', 'GET / HTTP/1.1\r\nA: b\r\n\r\n'],
     ['no header', 'GET / HTTP/1.1\r\n\r\n'], ['another method', get('/').replace('GET', 'POST')], ['another version', get('/').replace('1.1', '1.0')],
-    ['a whole address', get('http://localhost/')], ['a fragment', get('/#a')], ['bytes beyond ASCII', get('/', 'a: \u00e9')], ['a null byte', get('/', 'a: \0')], ['nothing', ''],
+    ['a whole address', get('http://localhost/')], ['a fragment', get('/#a')], ['bytes beyond ASCII', get('/', 'a: \u00e9')], ['another end', get('/', 'Proxy-Connection: close')], ['a null byte', get('/', 'a: \0')], ['nothing', ''],
   ])('is not read when it is %s', (_what, text) => {
     expect(read(text)).toBeNull()
   })
