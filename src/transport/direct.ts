@@ -1,7 +1,7 @@
 /**
  * Polls answered on the bare socket: node:http's parser, request and response cost as much as all the rest of an answer from memory.
- * Taken are heads that leave nothing to interpret, each whole and alone in what arrives, and answered as nobody else would have to. At
- * the first of any other kind the connection is node:http's for good, which gets its bytes as if nobody had looked at them.
+ * Taken are heads that leave nothing to interpret, each whole and alone in what arrives, and whose answer memory has. At the first of any
+ * other kind the connection is node:http's for good, which gets its bytes as if nobody had looked at them.
  * Promise: status, headers and body are those of the other ways.
  */
 import { STATUS_CODES, type IncomingHttpHeaders, type Server } from 'node:http'
