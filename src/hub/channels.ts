@@ -71,8 +71,9 @@ export class Channels {
 
   /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */
   async window(name: string, filters: ReadonlyMap<string, string>): Promise<Window> {
+    const known = this.windowAtOnce(name, filters)
+    if (known !== null) return known
     const channel = this.get(name)
-    if (filters.size === 0) return { channel, filters: NO_FILTERS }
     const canonical = new Map<string, string>()
     for (const [column, value] of filters) canonical.set(column, this.#knownForm(channel, column, value) ?? await this.#cast(channel, column, value))
     return { channel, filters: canonical }

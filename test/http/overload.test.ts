@@ -157,7 +157,10 @@ describe('a slow reader', () => {
     // sips must add up to that well within the deadline.
     const sipping = setInterval(() => { received += (slow.read() as Buffer | null)?.length ?? 0 }, 10)
     await expect.poll(() => metric(server, 'freshet_streams')).toBe(2)
+    // What a client sends says nothing of what it takes.
+    const sending = setInterval(() => dead.write('x'), 50)
     await expect.poll(() => metric(server, 'freshet_streams')).toBe(1)
+    clearInterval(sending)
     // Several deadlines later it is still there, and has much to read.
     const before = received
     await expect.poll(() => received, { timeout: 20_000 }).toBeGreaterThan(before + 2e6)
