@@ -26,6 +26,10 @@ export interface Delta {
 /** A delta in memory. */
 export type HeldDelta = Delta & { readonly parts: readonly Part[] }
 
+export function isHeld(delta: Delta): delta is HeldDelta {
+  return !(Symbol.asyncIterator in delta.parts)
+}
+
 /** Lets go of an answer that nobody will read. */
 export async function discard({ parts }: Delta): Promise<void> {
   if (Symbol.asyncIterator in parts) await parts.return?.()

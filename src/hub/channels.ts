@@ -75,7 +75,10 @@ export class Channels {
     if (known !== null) return known
     const channel = this.get(name)
     const canonical = new Map<string, string>()
-    for (const [column, value] of filters) canonical.set(column, this.#knownForm(channel, column, value) ?? await this.#cast(channel, column, value))
+    for (const [filter, value] of filters) {
+      const column = filterColumn(channel, filter)
+      canonical.set(filter, this.#knownForm(column, value) ?? await this.#cast(column, value))
+    }
     return { channel, filters: canonical }
   }
 
@@ -84,10 +87,10 @@ export class Channels {
     const channel = this.get(name)
     if (filters.size === 0) return { channel, filters: NO_FILTERS }
     const canonical = new Map<string, string>()
-    for (const [column, value] of filters) {
-      const form = this.#knownForm(channel, column, value)
+    for (const [filter, value] of filters) {
+      const form = this.#knownForm(filterColumn(channel, filter), value)
       if (form === undefined) return null
-      canonical.set(column, form)
+      canonical.set(filter, form)
     }
     return { channel, filters: canonical }
   }
@@ -103,13 +106,11 @@ export class Channels {
     })
   }
 
-  #knownForm(channel: ChannelDefinition, name: string, value: string): string | undefined {
-    const column = filterColumn(channel, name)
+  #knownForm(column: ColumnDefinition, value: string): string | undefined {
     return column.comparedAs === 'text' ? JSON.stringify(value) : this.#casts.get(castKey(column, value))
   }
 
-  async #cast(channel: ChannelDefinition, name: string, value: string): Promise<string> {
-    const column = filterColumn(channel, name)
+  async #cast(column: ColumnDefinition, value: string): Promise<string> {
     const canonical = canonicalValue(await this.#source.castFilter(column, value), column)
     this.#casts.set(castKey(column, value), canonical)
     return canonical

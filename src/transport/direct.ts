@@ -36,14 +36,14 @@ export interface DirectConnections {
 export function answerDirectly(server: Server, options: DirectOptions): DirectConnections {
   const accept = server.listeners('connection')
   const open = new Set<Connection>()
+  const way: Way = {
+    ...options, firstByteMs: server.headersTimeout, keepAliveMs: server.keepAliveTimeout,
+    persistence: `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(server.keepAliveTimeout / 1_000)}\r\n\r\n`,
+    onLeft: (connection) => open.delete(connection),
+    handOver: (socket) => { for (const listener of accept) listener.call(server, socket) },
+  }
   server.removeAllListeners('connection')
-  server.on('connection', (socket: Socket) => {
-    open.add(new Connection(socket, {
-      ...options, firstByteMs: server.headersTimeout, keepAliveMs: server.keepAliveTimeout,
-      onLeft: (connection) => open.delete(connection),
-      handOver: () => { for (const listener of accept) listener.call(server, socket) },
-    }))
-  })
+  server.on('connection', (socket: Socket) => { open.add(new Connection(socket, way)) })
   return {
     close() { for (const connection of open) connection.close() },
     destroy() { for (const connection of open) connection.destroy() },
@@ -53,30 +53,31 @@ export function answerDirectly(server: Server, options: DirectOptions): DirectCo
 /** A connection lives longer than its client is told, as Node has it: the client's next request may be on its way. */
 const KEEP_ALIVE_GRACE_MS = 1_000
 
-interface ConnectionOptions extends DirectOptions {
+/** What all connections share. */
+interface Way extends DirectOptions {
   readonly firstByteMs: number
   /** How long a connection may rest after an answer. */
   readonly keepAliveMs: number
+  /** The end of each head: what Node says of that. */
+  readonly persistence: string
   readonly onLeft: (connection: Connection) => void
   /** The socket becomes node:http's. */
-  readonly handOver: () => void
+  readonly handOver: (socket: Socket) => void
 }
 
 class Connection {
   readonly #socket: Socket
-  readonly #options: ConnectionOptions
-  readonly #persistence: string
+  readonly #way: Way
   /** What came while an answer was on its way. */
   #early: Buffer[] = []
   #isAnswering = false
   #hasAnswered = false
 
-  constructor(socket: Socket, options: ConnectionOptions) {
+  constructor(socket: Socket, way: Way) {
     this.#socket = socket
-    this.#options = options
-    this.#persistence = `Connection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(options.keepAliveMs / 1_000)}\r\n\r\n`
+    this.#way = way
     socket.on('data', this.#onData).on('end', this.#onEnd).on('timeout', this.#onTimeout).on('close', this.#onClose).on('error', ignore)
-    socket.setTimeout(options.firstByteMs)
+    socket.setTimeout(way.firstByteMs)
   }
 
   close(): void {
@@ -103,7 +104,7 @@ class Connection {
     else this.#leave(null)
   }
 
-  readonly #onClose = (): void => this.#options.onLeft(this)
+  readonly #onClose = (): void => this.#way.onLeft(this)
 
   /** Never rejects. */
   async #take(chunk: Buffer): Promise<void> {
@@ -111,14 +112,14 @@ class Connection {
     const request = readHead(chunk, socket)
     if (request === null) return this.#leave(chunk)
     this.#isAnswering = true
-    const answer = await this.#options.answer(request)
+    const answer = await this.#way.answer(request)
     if (answer === null) return this.#leave(Buffer.concat([chunk, ...this.#early]))
     const { status, headers, body } = answer
     let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`
     for (let index = 0; index < headers.length; index += 2) head += `${headers[index] ?? ''}: ${headers[index + 1] ?? ''}\r\n`
-    const isTaken = socket.writable && socket.write(`${head}Date: ${date()}\r\n${this.#persistence}${body}`, 'latin1')
-    if (!isTaken && !await drained(socket, this.#options.drainDeadlineMs)) return
-    if (!this.#hasAnswered) socket.setTimeout(this.#options.keepAliveMs + KEEP_ALIVE_GRACE_MS)
+    const isTaken = socket.writable && socket.write(`${head}Date: ${date()}\r\n${this.#way.persistence}${body}`, 'latin1')
+    if (!isTaken && !await drained(socket, this.#way.drainDeadlineMs)) return
+    if (!this.#hasAnswered) socket.setTimeout(this.#way.keepAliveMs + KEEP_ALIVE_GRACE_MS)
     this.#hasAnswered = true
     this.#isAnswering = false
     if (this.#early.length === 0) return
@@ -130,12 +131,12 @@ class Connection {
   #leave(unread: Buffer | null): void {
     const socket = this.#socket
     if (!socket.writable) return
-    this.#options.onLeft(this)
+    this.#way.onLeft(this)
     socket.off('data', this.#onData).off('end', this.#onEnd).off('timeout', this.#onTimeout).off('close', this.#onClose)
     socket.setTimeout(0)
     socket.pause()
     if (unread !== null) socket.unshift(unread)
-    this.#options.handOver()
+    this.#way.handOver(socket)
     socket.off('error', ignore)
     socket.resume()
   }
@@ -155,8 +156,7 @@ export function readHead(chunk: Buffer, socket: Socket): DirectRequest | null {
   const [, url, lines] = HEAD.exec(chunk.toString('latin1')) ?? []
   if (url === undefined || lines === undefined) return null
   const headers: Record<string, string> = {}
-  for (const line of lines.split('\r\n', lines.length)) {
-    if (line === '') continue
+  for (const line of lines.trimEnd().split('\r\n')) {
     const colon = line.indexOf(':')
     const name = line.slice(0, colon).toLowerCase()
     // A repeated one may be a list, or a way to be understood differently by two readers.

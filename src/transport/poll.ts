@@ -9,7 +9,7 @@ import { RangeLost, type ChannelDefinition, type Window } from '../contract/chan
 import { parsePoll, type PollRequest } from '../contract/request.ts'
 import { formatCursor, formatVersion, type Version } from '../contract/version.ts'
 import { ApiError } from '../errors.ts'
-import { discard, type Delta, type HeldDelta } from '../hub/answer.ts'
+import { discard, isHeld, type Delta, type HeldDelta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
 import type { Asking, Advisor } from '../pace/advisor.ts'
@@ -203,7 +203,7 @@ export class PollEndpoint {
     const { epoch, response } = poll
     const { advice, headers } = this.#describe(poll, page.next === null ? { epoch, number: version } : null)
     const next = page.next === null ? '' : `,"next":"${formatCursor({ epoch, version, since, position: page.next })}"`
-    const body = `${headOf(poll, since, { epoch, number: version }, page.next !== null)}${page.changes.join(',')}]${next}${tailOf(advice)}`
+    const body = `${headOf(poll, since, { epoch, number: version }, page.next !== null)}${page.changes.join(',')}${tailOf(advice, next)}`
     headers.push('Content-Type', JSON_TYPE, 'Content-Length', String(Buffer.byteLength(body)))
     response.writeHead(200, headers).end(poll.request.method === 'HEAD' ? undefined : body)
   }
@@ -219,7 +219,7 @@ export class PollEndpoint {
     if (matches(asked.query, version)) return { status: 304, headers, body: '' }
     const { since, parts } = delta ?? { since: version.number, parts: [] }
     const changes = parts.filter((part) => part.changes.length > 0).map((part) => part.changes.toString('latin1'))
-    const body = `${headOf(asked, since, version)}${changes.join(',')}]${tailOf(advice)}`
+    const body = `${headOf(asked, since, version)}${changes.join(',')}${tailOf(advice)}`
     headers.push('Content-Type', JSON_TYPE, 'Content-Length', String(body.length))
     return { status: 200, headers, body }
   }
@@ -232,7 +232,7 @@ export class PollEndpoint {
       await discard(delta)
       response.end()
     } else {
-      await writeStreamed(response, { head: headOf(poll, delta.since, version), parts: delta.parts, tail: `]${tailOf(advice)}`, deadlineMs: this.#options.drainDeadlineMs })
+      await writeStreamed(response, { head: headOf(poll, delta.since, version), parts: delta.parts, tail: tailOf(advice), deadlineMs: this.#options.drainDeadlineMs })
     }
   }
 
@@ -291,17 +291,13 @@ function cacheControl({ since, waitSeconds }: PollRequest, isPublic: boolean): s
   return since === null || waitSeconds !== null ? 'no-store' : 'public, max-age=0, s-maxage=1'
 }
 
-function isHeld(delta: Delta): delta is HeldDelta {
-  return !(Symbol.asyncIterator in delta.parts)
-}
-
 function headOf({ window }: Asked, since: number | null, { epoch, number }: Version, more = false): string {
   return deltaHead(window.channel.name, { epoch, since, version: number }, more)
 }
 
-/** After the last change, and what may follow the array. */
-function tailOf({ afterMs, reason }: Advice): string {
-  return `,"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
+/** After the last change. */
+function tailOf({ afterMs, reason }: Advice, next = ''): string {
+  return `]${next},"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
 }
 
 interface StreamedBody {

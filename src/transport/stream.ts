@@ -10,7 +10,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { Window } from '../contract/change.ts'
 import { formatVersion, type Version } from '../contract/version.ts'
 import { toApiError } from '../errors.ts'
-import type { Delta, HeldDelta } from '../hub/answer.ts'
+import { isHeld, type Delta, type HeldDelta } from '../hub/answer.ts'
 import type { Follower } from '../hub/feed.ts'
 import type { Hub } from '../hub/hub.ts'
 import { frameDelta, frameDeltas, frameHeartbeat, frameParts, frameRetry, frameStatus } from './frame.ts'
@@ -189,7 +189,7 @@ export class Stream implements Follower {
 
   async #send(delta: Delta, epoch: string): Promise<boolean> {
     const { drainDeadlineMs } = this.#options
-    if (!(Symbol.asyncIterator in delta.parts)) {
+    if (isHeld(delta)) {
       this.#wire.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
       return this.#wire.isOpen
     }
@@ -200,6 +200,6 @@ export class Stream implements Follower {
   }
 }
 
-function isEmpty({ parts }: Delta): boolean {
-  return !(Symbol.asyncIterator in parts) && parts.length === 0
+function isEmpty(delta: Delta): boolean {
+  return isHeld(delta) && delta.parts.length === 0
 }

@@ -9,11 +9,8 @@ import type { Environment } from '../../src/config.ts'
 import { answerDirectly, readHead, type DirectConnections, type DirectOptions } from '../../src/transport/direct.ts'
 import { closeAtEnd } from '../support/cleanup.ts'
 import { createDatabase, type TestDatabase } from '../support/database.ts'
-import { openSocket } from '../support/raw.ts'
+import { openSocket, withoutMoving } from '../support/raw.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
-
-/** What differs from one answer to the next, whichever way it came. */
-const MOVING = /(date: \w+,|poll-after-ms: |poll-interval: |retry-after: |"poll_after_ms":|\.page-)[^,\n"\r]*/gi
 
 /** Everything that comes until the server closes. */
 async function readAll(socket: Socket): Promise<string> {
@@ -85,7 +82,7 @@ describe('whatever is asked on a connection, and however its bytes are cut, the 
       // Not together with the next, mostly.
       for (let turns = 0; turns < 3; turns += 1) await turn()
     }
-    return (String(first) + await answers).replace(MOVING, '$1')
+    return withoutMoving(String(first) + await answers)
   }
 
   it('byte for byte', async () => {

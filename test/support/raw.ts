@@ -51,3 +51,11 @@ function unchunk(text: string): string {
   }
   return Buffer.concat(parts).toString()
 }
+
+/** Of headers, and of what bodies say of them. A date has a comma in it. */
+const MOVING = /(date: \w+,|poll-after-ms: |poll-interval: |retry-after: |"poll_after_ms":|\.page-)[^,\n"\r]*/gi
+
+/** An answer without what differs from one to the next, whichever way it came. */
+export function withoutMoving(answer: string): string {
+  return answer.replace(MOVING, '$1')
+}
