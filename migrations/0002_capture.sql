@@ -1,12 +1,16 @@
 -- Capture: the trigger functions are generated for each watched table, from its definition in freshet.tables.
 --
--- One insert-select a statement. The truth about a key is the row in the table as this transaction sees it now. The
--- transition row is that row unless a host's own trigger or function has written it again since, and such a write was captured
--- before: each capture leaves a mark with the time of the client's statement that it belongs to. So the first one takes the
--- transition rows, which halves the cost of a bulk load and adds no conflict in SERIALIZABLE; those that find the mark read the table.
+-- An UPDATE is captured row by row, which costs a write of one row half as much as a statement's transition tables and their join,
+-- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement: a bulk load.
+--
+-- The truth about a key is the row in the table as this transaction sees it now. What the trigger is given is that row unless the
+-- host has written it again since, in a trigger or a function of its own, and such a write was captured before (one that is captured
+-- later tells it anyway). Each capture that could come so leaves a mark with the time of the client's statement that it belongs to: of
+-- a row that this transaction wrote before, of a key that was not there. So nearly always what is given is taken, which adds no conflict
+-- in SERIALIZABLE; only what finds the mark is read from the table, unless the row itself says that nobody has touched it (xmax).
 --
 -- Columns are named statically, for speed; the guard compares the names with the catalog first, outside MVCC, so that
--- a renamed column, a dropped key or a revoked privilege writes one reset line and never fails the host's statement.
+-- a renamed column, a dropped key or a revoked privilege writes a reset line and never fails the host's statement.
 -- Names of the host appear only behind an alias: no column of its can be mistaken for one of ours.
 
 create function freshet.quoted_name(relation oid) returns text
@@ -15,18 +19,24 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = relation
 $$;
 
--- How an equality of the primary key is written, e.g. `operator(pg_catalog.=)`: extension types live outside search_path.
-create function freshet.key_equality(relation regclass, column_name text) returns text
+-- The equality of each column of the primary key. Extension types bring theirs, in schemas of their own.
+create function freshet.key_operators(relation regclass) returns table (column_name name, operator name, namespace oid)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('operator(%I.%s)', operator_schema.nspname, operator.oprname)
+  select attname, operator.oprname, operator.oprnamespace
   from pg_index
   cross join lateral unnest(indkey::smallint[], indclass::oid[]) with ordinality as part (attnum, opclass, position)
   join pg_attribute on attrelid = indrelid and pg_attribute.attnum = part.attnum
   join pg_opclass on pg_opclass.oid = part.opclass
   join pg_amop on amopfamily = opcfamily and amopstrategy = 3 and amoplefttype = opcintype and amoprighttype = opcintype
   join pg_operator operator on operator.oid = amopopr
-  join pg_namespace operator_schema on operator_schema.oid = operator.oprnamespace
-  where indrelid = relation and indisprimary and attname = column_name
+  where indrelid = relation and indisprimary
+$$;
+
+-- As it is written, e.g. `operator(pg_catalog.=)`.
+create function freshet.key_equality(relation regclass, column_name text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('operator(%I.%s)', nspname, keys.operator)
+  from freshet.key_operators(relation) keys join pg_namespace on pg_namespace.oid = keys.namespace where keys.column_name = key_equality.column_name
 $$;
 
 -- Whether a type is of numbers that lose digits in most clients when they are JSON numbers: beyond 2^53, or decimal. As text they keep them.
@@ -59,10 +69,16 @@ $$;
 create function freshet.rendered(watched freshet.tables, alias text, names text[]) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('%L', '{') || string_agg(
-    format(' || %L || coalesce(to_json(%s.%I%s)::text, ''null'')',
+    -- Nothing in a primary key is null.
+    format(case when name = any (watched.key_columns) then ' || %L || to_json(%s.%I%s)::text' else ' || %L || coalesce(to_json(%s.%I%s)::text, ''null'')' end,
       case when position > 1 then ',' else '' end || to_json(name) || ':', alias, name, freshet.capture_cast(watched, name)), '' order by position)
     || format(' || %L', '}')
   from unnest(names) with ordinality as column_list (name, position)
+$$;
+
+create function freshet.is_partitioned(relation regclass) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select relkind = 'p' from pg_class where oid = relation
 $$;
 
 -- An expression for the captured part of a row. `alias.*` names the row even where a column is called like the alias.
@@ -70,20 +86,12 @@ $$;
 create function freshet.rendered_row(watched freshet.tables, alias text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
-    when watched.columns is not null or watched.text_columns <> '{}' or alias = 'new' then (
+    when watched.columns is not null or watched.text_columns <> '{}' or alias = 'new' and freshet.is_partitioned(watched.relation) then (
       select format('(select row_to_json(part.*)::text from (select %s) as part)',
         string_agg(format('%1$s.%2$I%3$s as %2$I', alias, name, freshet.capture_cast(watched, name)), ', ' order by attnum))
       from freshet.captured_columns(watched))
     else format('row_to_json(%s.*)::text', alias)
   end
-$$;
-
--- The key of `touched`, rendered alike. Nothing in a primary key is null.
-create function freshet.rendered_key(watched freshet.tables) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select string_agg(format('%L || to_json(touched.key_%s%s)::text', case when position > 1 then ',' else '{' end || to_json(name) || ':', position,
-    freshet.capture_cast(watched, name)), ' || ' order by position) || format(' || %L', '}')
-  from unnest(watched.key_columns) with ordinality as keys (name, position)
 $$;
 
 -- The columns of these names whose types are not among those given, nor plain enumerations; and texts whose collation makes different ones equal.
@@ -101,67 +109,100 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     array['int2', 'int4', 'int8', 'oid', 'bool', 'uuid', 'text', 'varchar', 'date', 'timestamp', 'timestamptz']::regtype[]))
 $$;
 
--- One side of what a statement or a row touched: a query with `key_1`, `key_2`, …, `given_row` and `old_filters`.
-create function freshet.touched_side(watched freshet.tables, level text, side text, given boolean) returns text
+-- A condition: the update left the row under its key, written alike.
+create function freshet.same_key(watched freshet.tables) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('select %s, %s as given_row, %s as old_filters%s',
-    (select string_agg(format('%s.%I as key_%s', alias, name, position), ', ')
-      from unnest(watched.key_columns) with ordinality as keys (name, position)),
-    case when side = 'new' and given then freshet.rendered_row(watched, alias) else 'null::text' end,
-    case when watched.filter_columns = '{}' then 'null::text'
-      when side = 'old' then freshet.rendered(watched, alias, watched.filter_columns)
-      -- The row that had this key before is the old one only if the key stayed.
-      when level = 'ROW' then format('case when tg_op = ''UPDATE'' and %s = %s then %s end', freshet.rendered(watched, 'old', watched.key_columns),
-        freshet.rendered(watched, 'new', watched.key_columns), freshet.rendered(watched, 'old', watched.filter_columns))
-      else 'null::text' end,
-    case level when 'ROW' then '' else format(' from %s_rows %s', side, alias) end)
-  from (select case level when 'ROW' then side else 'rows_' || side end) as aliases (alias)
-$$;
-
--- What a statement touched. A changed key is touched twice: the old one (gone, or taken over by another row) and the new one.
--- The join is on the keys, which costs less than grouping the two sides. (Where actions of foreign keys name one twice, folding makes it one.)
-create function freshet.touched_keys(watched freshet.tables, operation text, given boolean) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case operation
-    when 'INSERT' then freshet.touched_side(watched, 'STATEMENT', 'new', given)
-    when 'DELETE' then freshet.touched_side(watched, 'STATEMENT', 'old', given)
-    else (
-      select format('select %s, after.given_row, before.old_filters from (%s) as after full join (%s) as before on %s',
-        string_agg(format('coalesce(after.key_%1$s, before.key_%1$s) as key_%1$s', position), ', '),
-        freshet.touched_side(watched, 'STATEMENT', 'new', given), freshet.touched_side(watched, 'STATEMENT', 'old', given),
-        string_agg(format(case when freshet.renders_alike(watched) then 'after.key_%1$s %2$s before.key_%1$s'
-          else 'to_json(after.key_%1$s)::text = to_json(before.key_%1$s)::text' end, position, freshet.key_equality(watched.relation, name)), ' and '))
+  select format('%L::regclass is not null and ', watched.relation::oid) || case when freshet.renders_alike(watched) then (
+      select string_agg(format('new.%1$I %2$s old.%1$I', name, freshet.key_equality(watched.relation, name)), ' and ' order by position)
       from unnest(watched.key_columns) with ordinality as keys (name, position))
-  end
+    else format('%s = %s', freshet.rendered(watched, 'new', watched.key_columns), freshet.rendered(watched, 'old', watched.key_columns)) end
 $$;
 
--- What was touched, joined to the truth, into the log table in use.
-create function freshet.capture_statement(watched freshet.tables, operation text, touched text, given boolean) returns text
+-- A transaction id in 64 bits: the one of these 32 that is within 2^31 of our own.
+create function freshet.widened(id xid) returns xid8
+language sql stable as $$
+  select (pg_current_xact_id()::text::bigint + (((id::text::bigint - pg_current_xact_id()::text::bigint) << 32) >> 32))::text::xid8
+$$;
+
+-- Whether a row that we see was written by this transaction: then who wrote it is not in our snapshot, or has not ended. (A row that was
+-- frozen two billion transactions ago may pass for one.) Without settings, so that it becomes part of the query; its caller has them.
+create function freshet.is_ours(writer xid) returns boolean
+language sql volatile as $$
+  select case
+    when freshet.widened(writer) >= pg_snapshot_xmax(pg_current_snapshot()) then true
+    else coalesce(pg_xact_status(freshet.widened(writer)) = 'in progress', false) end
+$$;
+
+-- An expression for the row that has the key of `alias` now; null if there is none.
+create function freshet.truth(watched freshet.tables, alias text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  -- In REPEATABLE READ the snapshot may still see the row that had this key before another transaction deleted it. What was
+  -- touched is ours: nobody else has this key until we end, so only a row that we wrote is the truth.
+  select format('(select %s from %s%s t where %s%s and freshet.is_ours(t.xmin))', freshet.rendered_row(watched, 't'),
+    case when freshet.is_partitioned(watched.relation) then '' else 'only ' end, freshet.quoted_name(watched.relation),
+    (select string_agg(format('t.%1$I %2$s %3$s.%1$I', name, freshet.key_equality(watched.relation, name), alias), ' and ' order by position)
+      from unnest(watched.key_columns) with ordinality as keys (name, position)),
+    -- Where equal keys may render differently the text may be gone although a row is there.
+    case when freshet.renders_alike(watched) then ''
+      else format(' and %s = %s', freshet.rendered(watched, 't', watched.key_columns), freshet.rendered(watched, alias, watched.key_columns)) end)
+$$;
+
+-- Writes a line, or as many as `source` has rows, into the log table in use.
+create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, source text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($statement$
+    if pg_sequence_last_value('freshet.slot') = 0 then
+      insert into freshet.changes_0 (seq, table_id, key, new_row, old_filters) %1$s;
+    else
+      insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
+    end if;
+$statement$,
+    -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
+    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null',
+      -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
+      -- apart costs more than it saves.
+      case source when ' from new_rows rows_new' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
+      watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters, source, watched.relation::oid))
+$$;
+
+-- A plan is kept for a session, in which the table may grow: the key's index must always be used. A generic plan locks every
+-- partition for every row; with a few it is still the cheaper one. What reads the table row by row is planned so by settings of its own:
+-- those of a function cost each call something, and hardly any comes here. (An error in between undoes them.)
+create function freshet.planned_by_key(watched freshet.tables, lines text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($planned$
+    declare
+      seqscan text := current_setting('enable_seqscan');
+      cache_mode text := current_setting('plan_cache_mode');
+    begin
+      perform set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', %L, true);%s
+      perform set_config('enable_seqscan', seqscan, true), set_config('plan_cache_mode', cache_mode, true);
+    end;
+$planned$, case when (select count(*) > 16 from pg_partition_tree(watched.relation)) then 'force_custom_plan' else 'auto' end, lines)
+$$;
+
+-- The lines for one side of what a statement or a row touched: NEW has a key now, OLD had one before.
+create function freshet.capture_side(watched freshet.tables, level text, side text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  same_key text := (select string_agg(format('t.%I %s touched.key_%s', name, freshet.key_equality(watched.relation, name), position), ' and ')
-    from unnest(watched.key_columns) with ordinality as keys (name, position));
-  -- Where equal keys may render differently the text may be gone although a row is there.
-  same_text text := case when freshet.renders_alike(watched) then ''
-    else format(' and %s = %s', freshet.rendered(watched, 't', watched.key_columns), freshet.rendered_key(watched)) end;
-  -- In REPEATABLE READ the snapshot may still see the row that had this key before another transaction deleted it. What was
-  -- touched is ours: nobody else has this key until we end, so only a row that we wrote (no older than we are) is the truth.
-  truth text := format('(select %s from %s%s t where %s%s and age(t.xmin) <= 0)', freshet.rendered_row(watched, 't'),
-    case when (select relkind = 'p' from pg_class where oid = watched.relation) then '' else 'only ' end,
-    freshet.quoted_name(watched.relation), same_key, same_text);
-  -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it apart
-  -- costs more than it saves.
-  seq text := case operation when 'INSERT' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end;
-  line text := format('select %s, %s, %s, %s, touched.old_filters from (%s) as touched',
-    seq, watched.id, freshet.rendered_key(watched), case when given then 'touched.given_row' else truth end, touched);
+  alias text := case level when 'ROW' then side else 'rows_' || side end;
+  source text := case level when 'ROW' then '' else format(' from %s_rows %s', side, alias) end;
+  old_filters text := case
+    when watched.filter_columns = '{}' then 'null'
+    when side = 'old' then freshet.rendered(watched, alias, watched.filter_columns)
+    -- The row that had this key before is the old one only if the key stayed.
+    when level = 'ROW' then format('case when stays then %s end', freshet.rendered(watched, 'old', watched.filter_columns))
+    else 'null' end;
+  given text := freshet.log_lines(watched, alias, case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end, old_filters, source);
+  truly text := freshet.log_lines(watched, alias, freshet.truth(watched, alias), old_filters, source);
 begin
-  return format($statement$
-      if slot = 0 then
-        insert into freshet.changes_0 (seq, table_id, key, new_row, old_filters) %1$s;
-      else
-        insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
-      end if;
-$statement$, line);
+  if level = 'ROW' then
+    truly := freshet.planned_by_key(watched, truly);
+  end if;
+  if side = 'new' and freshet.has_virtual_columns(watched.relation) then
+    return truly;
+  end if;
+  return format(E'    if %s then%s    else%s    end if;\n', case when level = 'ROW' and side = 'new' then 'not has_captured or new.xmax = 0' else 'not has_captured' end, given, truly);
 end
 $$;
 
@@ -183,59 +224,41 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(select relid::oid from pg_partition_tree(target)) || target::oid
 $$;
 
--- Whether a host's trigger may write a row again before the statement that wrote it is captured.
-create function freshet.has_triggers(target regclass) returns boolean
+-- Columns that are worked out as they are read: what a trigger is given has none of them.
+create function freshet.has_virtual_columns(target regclass) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select exists (
-    select from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-    where tgrelid = any ((select freshet.with_partitions(target))::oid[])
-      and not tgisinternal and pronamespace <> 'freshet'::regnamespace)
+  select exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
 $$;
 
--- Whether a transition row is the last state of its key where nothing was captured since. Actions of foreign keys write within the
--- statement, so that a row may be in there twice; and a transition row has no virtual columns.
-create function freshet.has_whole_transitions(target regclass) returns boolean
+-- The names that these columns and the primary key have now; read from the system caches, not through the transaction's snapshot.
+create function freshet.names_now(relation regclass, attnums smallint[], primary_key oid) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select not exists (
-      select from pg_constraint
-      where conrelid = target and contype = 'f' and not (confupdtype in ('a', 'r') and confdeltype in ('a', 'r')))
-    and not exists (select from pg_attribute where attrelid = target and attgenerated = 'v')
-$$;
-
--- The captured part of a statement, or of a row, for the three operations.
-create function freshet.capture_lines(watched freshet.tables, level text, given boolean) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case level when 'STATEMENT' then format($lines$
-    if tg_op = 'INSERT' then%s    elsif tg_op = 'UPDATE' then%s    else%s    end if;
-$lines$,
-    freshet.capture_statement(watched, 'INSERT', freshet.touched_keys(watched, 'INSERT', given), given),
-    freshet.capture_statement(watched, 'UPDATE', freshet.touched_keys(watched, 'UPDATE', given), given),
-    freshet.capture_statement(watched, 'DELETE', freshet.touched_keys(watched, 'DELETE', given), given))
-  else format($lines$
-    if tg_op <> 'DELETE' then%s    end if;
-    if tg_op = 'DELETE' or tg_op = 'UPDATE' and %s <> %s then%s    end if;
-$lines$,
-    freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'new', given), given),
-    freshet.rendered(watched, 'old', watched.key_columns), freshet.rendered(watched, 'new', watched.key_columns),
-    freshet.capture_statement(watched, 'ROW', freshet.touched_side(watched, level, 'old', given), given))
-  end
-$$;
-
--- The names that these columns and the primary key have now; read from the system caches, not through the transaction's
--- snapshot. It is no immutable function, but called so with constants, it costs nothing: the planner asks it once,
--- and again when the plan is made anew because the table (or a schema) has changed.
-create function freshet.names_now(relation oid, attnums smallint[], primary_key oid) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
   select string_agg((pg_identify_object_as_address('pg_class'::regclass, relation, attnum)).object_names::text, ' ' order by attnum)
     || case when (pg_identify_object_as_address('pg_constraint'::regclass, primary_key, 0)).object_names is null then ' without its key' else '' end
   from unnest(attnums) attnum
 $$;
 
--- True while the capture function may and can read what it was generated for. All columns are wanted: then a new one is a change.
+-- An expression: whether the owner of this schema may read all of the table. (As a function of its own it would be planned at each write.)
+create function freshet.may_read(relation oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('has_table_privilege(%1$s::oid, ''select'') and has_schema_privilege(%2$s::oid, ''usage'') and not row_security_active(%1$s::oid)', oid, relnamespace::oid)
+  from pg_class where oid = relation
+$$;
+
+-- Whether the capture functions may and can read what they were generated for. It is no immutable function, but called so with
+-- constants, it costs nothing: the planner asks it once, and again when the plan is made anew because the table (which it is told
+-- of as a regclass, so that the plan depends on it) or a schema has changed.
+create function freshet.is_as_watched(relation regclass, namespace oid, attnums smallint[], primary_key oid, names text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select has_table_privilege(relation, 'select') and has_schema_privilege(namespace, 'usage') and not row_security_active(relation)
+    and freshet.names_now(relation, attnums, primary_key) = names
+$$;
+
+-- All columns are wanted: then a new one is a change.
 create function freshet.capture_guard(watched freshet.tables) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  target oid := watched.relation;
+  target regclass := watched.relation;
   attnums smallint[] := (select array_agg(attnum order by attnum) from freshet.captured_columns(watched));
   next_attnum smallint := (select max(attnum) + 1 from pg_attribute where attrelid = target);
   primary_key oid := (select oid from pg_constraint where conrelid = target and contype = 'p');
@@ -244,64 +267,102 @@ begin
       where name not in (select captured.name from freshet.captured_columns(watched) captured)) then
     return 'false';
   end if;
-  -- The type of a regclass constant keeps the plan dependent on the table.
-  return format('has_table_privilege(%1$s::oid, ''select'') and has_schema_privilege(%2$s::oid, ''usage'') and not row_security_active(%1$s::oid)'
-    || ' and pg_typeof(%1$s::regclass) is not null and freshet.names_now(%1$s, %3$L, %4$s) = %5$L',
-    target, (select relnamespace::oid from pg_class where oid = target),
-    case when watched.columns is null then attnums || next_attnum else attnums end, primary_key,
-    freshet.names_now(target, attnums, primary_key));
+  return format('freshet.is_as_watched(%L::regclass, %s, %L, %s, %L)', target::oid, (select relnamespace from pg_class where oid = target),
+    case when watched.columns is null then attnums || next_attnum else attnums end, primary_key, freshet.names_now(target, attnums, primary_key));
 end
+$$;
+
+-- An expression that is the same for all that a statement of the client calls. A number: text of a time would depend on the settings of the moment.
+create function freshet.client_statement() returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select $time$(1000000 * date_part('epoch', statement_timestamp()))::bigint::text$time$
+$$;
+
+-- A condition: something of the table was captured before in the same statement of the client (or in another of the same message).
+create function freshet.has_captured(watched freshet.tables) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('(current_setting(%L, true) is not distinct from %s)', 'freshet.captured_' || watched.id, freshet.client_statement())
+$$;
+
+create function freshet.leave_mark(watched freshet.tables) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  -- Assigned: PERFORM would run a query.
+  select format(E'    mark := set_config(%L, %s, true);\n', 'freshet.captured_' || watched.id, freshet.client_statement())
+$$;
+
+-- Nearly every write: a clock is awake, or has been rung for by this statement, so that somebody serves this log and nobody need be woken; and
+-- nothing was written twice. An update left the row under the key it had, and this transaction had not written it before: it need leave
+-- no mark. Few conditions, because for plpgsql each costs as much as a function: a write of one row costs a third (an insert a tenth)
+-- less than by what follows.
+create function freshet.capture_plainly(watched freshet.tables, level text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when freshet.has_virtual_columns(watched.relation) then '' else format($lines$
+  if tg_op = %L and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp())
+        or current_setting('freshet.rung', true) is not distinct from %s)
+      and %s and %s then
+%s  end if;$lines$,
+    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.client_statement(), freshet.capture_guard(watched),
+    case level when 'ROW' then format('age(old.xmin) > 0 and (new.xmax = 0 or not %s)', freshet.has_captured(watched))
+      else format('not %s', freshet.has_captured(watched)) end,
+    case level
+      -- A condition of its own: where the key has another name by now, it must not even be read.
+      when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched), freshet.log_lines(watched, 'new',
+        freshet.rendered_row(watched, 'new'), case watched.filter_columns when '{}' then 'null' else freshet.rendered(watched, 'old', watched.filter_columns) end, ''))
+      else freshet.log_lines(watched, 'rows_new', freshet.rendered_row(watched, 'rows_new'), 'null', ' from new_rows rows_new')
+        || freshet.leave_mark(watched) || E'    return null;\n' end) end
 $$;
 
 create function freshet.capture_body(watched freshet.tables, level text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Null: never. Row triggers come once a row, and would find the mark of the row before; in SERIALIZABLE they take the transition row
-  -- where no trigger could have written (but a volatile function could: there the log may end with the older row until its next write).
-  takes_given text := case
-    when not freshet.has_whole_transitions(watched.relation) then null
-    when level = 'STATEMENT' then 'not has_captured'
-    when not freshet.has_triggers(watched.relation) then 'current_setting(''transaction_isolation'') = ''serializable'' and pg_trigger_depth() = 1' end;
-  truly text := freshet.capture_lines(watched, level, false);
-  lines text := case when takes_given is null then truly
-    else format(E'    if %s then%s    else%s    end if;\n', takes_given, freshet.capture_lines(watched, level, true), truly) end;
+  lines text := format(case level
+    when 'ROW' then E'    stays := tg_op = \'UPDATE\' and %3$s;\n    if tg_op <> \'DELETE\' then\n%1$s    end if;\n    if tg_op <> \'INSERT\' and not stays then\n%2$s    end if;\n'
+    else E'    if tg_op = \'INSERT\' then\n%1$s    else\n%2$s    end if;\n' end,
+    freshet.capture_side(watched, level, 'new'), freshet.capture_side(watched, level, 'old'), freshet.same_key(watched));
   -- PREPARE TRANSACTION forbids NOTIFY altogether, so in poll mode it is not there.
-  bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else $bell$
-    if rings then
-      notify freshet, 'bell';
-    end if;$bell$ end;
+  bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else format($bell$
+      if rings then
+        notify freshet, 'bell';
+        mark := set_config('freshet.rung', %s, true);
+      end if;$bell$, freshet.client_statement()) end;
 begin
   return format($body$
 declare
-  slot bigint := pg_sequence_last_value('freshet.slot');
-  now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
-  -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
-  rings boolean := pg_sequence_last_value('freshet.awake_until') < now_ms;
-  -- Whatever it calls has the same time. As a number: text of a time would depend on the settings of the moment.
-  statement text := (1000000 * date_part('epoch', statement_timestamp()))::bigint::text;
-  has_captured boolean := current_setting('freshet.captured_%1$s', true) is not distinct from statement;
-begin
-  -- While a clock is awake, somebody serves this log.
-  if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
+  mark text;
+begin%5$s
+  declare
+    now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
+    -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
+    rings boolean := pg_sequence_last_value('freshet.awake_until') < now_ms;
+    has_captured boolean := %6$s;
+    stays boolean;
+  begin
+    -- While a clock is awake, somebody serves this log.
+    if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
+      return null;
+    end if;
+    if tg_op = 'TRUNCATE' then
+      perform freshet.insert_reset(%1$s, 'truncate');
+      rings := true;
+    elsif (%2$s) is not true then
+      perform freshet.insert_reset(%1$s, 'drift');
+      rings := true;
+    else
+%3$s    end if;
+    if found then
+      if not has_captured%7$s then
+    %8$s      end if;%4$s
+    end if;
     return null;
-  end if;
-  if tg_op = 'TRUNCATE' then
-    perform freshet.insert_reset(%1$s, 'truncate');
-    rings := true;
-  elsif (%2$s) is not true then
-    perform freshet.insert_reset(%1$s, 'drift');
-    rings := true;
-  else
-%3$s  end if;
-  if found then
-    if not has_captured then
-      -- Assigned: PERFORM would run a query.
-      statement := set_config('freshet.captured_%1$s', statement, true);
-    end if;%4$s
-  end if;
-  return null;
+  end;
 end
-$body$, watched.id, freshet.capture_guard(watched), lines, bell);
+$body$, watched.id,
+    -- Asked each time, before the table is read: what a role may by being a member of others changes no plan.
+    freshet.may_read(watched.relation) || ' and ' || freshet.capture_guard(watched),
+    lines, bell, freshet.capture_plainly(watched, level), freshet.has_captured(watched),
+    -- Of a row that others wrote and that keeps its key, or that goes, nobody can hold an older state than is told here.
+    case level when 'ROW' then ' and (tg_op = ''INSERT'' or tg_op = ''UPDATE'' and stays is not true or age(old.xmin) <= 0)' else '' end,
+    freshet.leave_mark(watched));
 end
 $$;
 
@@ -327,24 +388,19 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- (Re)generates the trigger functions of a table: capture_<id> for statements, capture_row_<id> for rows
--- (partitioned tables, and logical apply, which fires no statement trigger).
+-- (updates, partitioned tables, and logical apply, which fires no statement trigger).
 create function freshet.generate_capture(watched freshet.tables) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   level text;
   name text;
-  has_many_partitions boolean := (select count(*) > 16 from pg_partition_tree(watched.relation));
 begin
   foreach level in array array['STATEMENT', 'ROW'] loop
     name := format('freshet.capture_%s%s', case level when 'ROW' then 'row_' else '' end, watched.id);
-    -- The plan is kept for a session: it must do for one row as for a hundred thousand, so the key's index is always used and
-    -- nothing is ever compiled.
-    execute format('create or replace function %s() returns trigger language plpgsql security definer '
-      'set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off %s %s as %L',
-      name, freshet.pinned_formats(watched),
-      -- A generic plan locks every partition for every row; with a few it is still the cheaper one.
-      case when level = 'ROW' and has_many_partitions then 'set plan_cache_mode = force_custom_plan' else '' end,
-      freshet.capture_body(watched, level));
+    -- The plan for a statement must do for one row as for a hundred thousand, so the key's index is always used and nothing is ever compiled.
+    execute format('create or replace function %s() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp %s %s as %L',
+      name, case level when 'STATEMENT' then 'set enable_seqscan = off set jit = off' else '' end,
+      freshet.pinned_formats(watched), freshet.capture_body(watched, level));
     execute format('revoke all on function %s() from public', name);
     -- Creating the trigger needs it; calling a trigger function is impossible.
     execute format('grant execute on function %s() to %I', name,

@@ -26,6 +26,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   relation record;
   reader name := (select rolname from pg_namespace join pg_roles on pg_roles.oid = nspowner where nspname = 'freshet');
+  extension_schema name;
 begin
   select pg_class.*, nspname into relation
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
@@ -65,6 +66,12 @@ begin
     raise exception 'cannot watch %: role % may not read it', target, quote_ident(reader)
       using errcode = 'insufficient_privilege',
         hint = format('grant usage on schema %I to %I; grant select on %s to %I;', relation.nspname, reader, target, reader);
+  end if;
+  select nspname into extension_schema from freshet.key_operators(target) join pg_namespace on pg_namespace.oid = namespace
+  where not has_schema_privilege(reader, namespace, 'usage');
+  if found then
+    raise exception 'cannot watch %: role % may not compare its keys, whose type is of schema %', target, quote_ident(reader), quote_ident(extension_schema)
+      using errcode = 'insufficient_privilege', hint = format('grant usage on schema %I to %I;', extension_schema, reader);
   end if;
 end
 $$;
@@ -139,7 +146,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
     (select concat_ws(',', oid, conkey::text, condeferrable) from pg_constraint where conrelid = target and contype = 'p'),
     (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
-    freshet.has_triggers(target), freshet.has_whole_transitions(target),
+    freshet.has_virtual_columns(target),
     (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
       from pg_trigger join pg_proc on pg_proc.oid = tgfoid
       where pronamespace = 'freshet'::regnamespace and tgrelid = any ((select freshet.with_partitions(target))::oid[]))))
@@ -187,8 +194,7 @@ begin
   if (select relkind from pg_class where oid = target) = 'r' then
     execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
       'for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('create or replace trigger freshet_update after update on %s referencing old table as old_rows new table as new_rows '
-      'for each statement execute function freshet.capture_%s()', named, table_id);
+    execute format('create or replace trigger freshet_update after update on %s for each row execute function freshet.capture_row_%s()', named, table_id);
     execute format('create or replace trigger freshet_delete after delete on %s referencing old table as old_rows '
       'for each statement execute function freshet.capture_%s()', named, table_id);
     -- Logical apply and replica sessions fire only these.

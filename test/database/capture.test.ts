@@ -1,11 +1,12 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
-import { captured, expectReplayEqualsTable, linesOf } from '../support/replay.ts'
+import { captured, CLOCKS, expectReplayEqualsTable, linesOf, setClock } from '../support/replay.ts'
 
-describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
+describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the clock %s', async (clock) => {
   if (!hasPostgres) return
   const database = await createDatabase()
+  await setClock(database, clock)
   const query: typeof database.query = (sql, values) => database.query(sql, values)
   let tables = 0
 
@@ -68,8 +69,8 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     const t = await watchedTable('id int primary key, v text', '{v}')
     await query(`insert into ${t} select i, 'v' || i from generate_series(3, 1, -1) i`)
     expect([...await captured(database, t, `update ${t} set id = id + 1`)].sort()).toEqual([
-      '{"id":1} → gone (was {"v":"v1"})', '{"id":2} → {"id":2,"v":"v1"} (was {"v":"v2"})',
-      '{"id":3} → {"id":3,"v":"v2"} (was {"v":"v3"})', '{"id":4} → {"id":4,"v":"v3"}'])
+      '{"id":1} → gone (was {"v":"v1"})', '{"id":2} → {"id":2,"v":"v1"}', '{"id":2} → {"id":2,"v":"v1"} (was {"v":"v2"})',
+      '{"id":3} → gone (was {"v":"v3"})', '{"id":3} → {"id":3,"v":"v2"}', '{"id":4} → {"id":4,"v":"v3"}'])
     await expectReplayEqualsTable(database, t)
   })
 
@@ -198,6 +199,29 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     await expectReplayEqualsTable(database, t)
   })
 
+  it.each([
+    ['an upsert', '', (id: number) => `insert into T values (${id}, 5) on conflict (id) do update set v = excluded.v`],
+    ['a row locked before', '', (id: number) => `select from T where ctid = '(0,${id})' for update; update T set v = 5 where ctid = '(0,${id})'`],
+    ['a trigger before the row', 'create trigger stamp before update on T for each row execute function public.stamp()', (id: number) => `update T set v = 5 where ctid = '(0,${id})'`],
+  ])('reads nothing, so that SERIALIZABLE finds no new conflict, where a lock of its own is on the row: %s', async (_, trigger, write) => {
+    const t = await watchedTable('id int primary key, v int')
+    await query(`create or replace function public.stamp() returns trigger language plpgsql as $$ begin new.v := new.v + 1; return new; end $$`)
+    await query(trigger.replace('T', t))
+    await query(`insert into ${t} select i, i from generate_series(1, 3) i`)
+    const [one, other] = [await client(), await client()]
+    const keyScans = async (): Promise<string> => ((await one(`select pg_stat_get_xact_numscans(indexrelid) as count from pg_index where indrelid = '${t}'::regclass`)).rows[0] as { count: string }).count
+    for (const run of [one, other]) await run('begin isolation level serializable; select 1')
+    await one(write(1).replaceAll('T', t))
+    const scans = await keyScans()
+    await other(write(2).replaceAll('T', t))
+    await one(`insert into ${t} values (100, 1)`)
+    await other(`insert into ${t} values (200, 1)`)
+    expect(await keyScans()).toBe(scans)
+    await one('commit')
+    await other('commit')
+    await expectReplayEqualsTable(database, t)
+  })
+
   describe.each(['read committed', 'serializable'])('the last line of a key is the table, where a row is written twice in one %s statement', (level) => {
     it('by a trigger of the host after the row or after the statement', async () => {
       for (const timing of ['for each row', 'for each statement']) {
@@ -224,6 +248,19 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
       await expectReplayEqualsTable(database, t)
     })
 
+    it.each(['', 'partition by hash (id)'])('by a trigger of the host that brings a deleted row back (%s)', async (partitioning) => {
+      const t = await watchedTable('id int primary key, v text', '{}', partitioning)
+      if (partitioning !== '') await query(`create table ${t}_all partition of ${t} for values with (modulus 1, remainder 0)`)
+      await query(`create function public.revive_${tables}() returns trigger language plpgsql as
+        $$ begin if old.v = 'phoenix' then insert into ${t} values (old.id, 'ash'); end if; return null; end $$`)
+      await query(`create trigger a_revive after delete on ${t} for each row execute function public.revive_${tables}()`)
+      await query('select freshet.detect_drift()')
+      const run = await client()
+      await run(`insert into ${t} values (1, 'phoenix'), (2, 'sparrow'), (3, 'sparrow')`)
+      await run(`begin isolation level ${level}; delete from ${t}; commit`)
+      await expectReplayEqualsTable(database, t)
+    })
+
     it('by a cascade of a foreign key to itself', async () => {
       const t = await watchedTable('id int primary key, parent int')
       await query(`alter table ${t} add foreign key (parent) references ${t} on update cascade`)
@@ -246,8 +283,10 @@ describe.skipIf(!hasPostgres)('capture of every kind of write', async () => {
     })
   })
 
-  it.each(['read committed', 'repeatable read', 'serializable'])('the last line of a key is the table, where a volatile function writes the same rows (%s)', async (level) => {
-    const t = await watchedTable()
+  it.each(['read committed', 'repeatable read', 'serializable'].flatMap((level) => [[level, ''], [level, 'partition by hash (id)']]))(
+    'the last line of a key is the table, where a volatile function writes the same rows (%s %s)', async (level, partitioning) => {
+    const t = await watchedTable('id int primary key, v text', '{}', partitioning)
+    if (partitioning !== '') await query(`create table ${t}_all partition of ${t} for values with (modulus 1, remainder 0)`)
     const run = await client()
     await run(`insert into ${t} select i, 'a' from generate_series(1, 3) i`)
     await run(`create function public.meddle_${tables}(mine int) returns text language plpgsql set timezone = 'Asia/Tokyo' as

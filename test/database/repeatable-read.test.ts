@@ -28,4 +28,22 @@ describe.skipIf(!hasPostgres)('a snapshot that still sees what another has delet
       await expectReplayEqualsTable(database, 'public.t')
     })
   }
+
+  it.each([
+    ['another has deleted', `insert into public.t values (1, 50)`, `select from public.t where v = '50' for update; update public.t set v = '51' where v = '50'`],
+    ['another has deleted, twice', `insert into public.t values (1, 50)`, `delete from public.t where v = '50'; insert into public.t values (1, 60); delete from public.t where v = '60'`],
+    ['comes and goes', `insert into public.t values (1, 50)`, `insert into public.t values (2, 60); delete from public.t where v = '50'`],
+    ['is ours by a savepoint', `savepoint s; insert into public.t values (1, 50); release s`, `update public.t set v = '51' where v = '50'; update public.t set v = '52' where v = '51'`],
+  ])('Harmless, No ghost: nor where the transaction had its id before its snapshot, so that younger ones are seen: a key that %s', async (_, first, last) => {
+    const database = await createDatabase()
+    await database.query(`create table public.t (id int primary key, v text); create table public.other (); select freshet.watch('public.t')`)
+    const host = await database.connect()
+    await host.query('begin isolation level repeatable read; lock table public.other in access exclusive mode')
+    await database.query(`insert into public.t values (1, 'theirs')`)
+    await host.query('select from public.t')
+    await database.query('delete from public.t where id = 1')
+    await host.query(first)
+    await host.query(`${last}; commit`)
+    await expectReplayEqualsTable(database, 'public.t')
+  })
 })

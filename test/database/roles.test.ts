@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { hasPostgres } from '../support/database.ts'
 import { captured, linesOf } from '../support/replay.ts'
+import { expectReplayEqualsTable } from '../support/replay.ts'
 import { createRoleDatabase } from '../support/roles.ts'
 
 describe.skipIf(!hasPostgres)('roles', async () => {
@@ -75,6 +76,17 @@ describe.skipIf(!hasPostgres)('roles', async () => {
     const name = `freshet.capture_row_${table?.id ?? 0}`
     await expect(owner.query(`select ${name}()`)).rejects.toThrow('trigger functions can only be called as triggers')
     await expect(attacker.query(`create trigger forged after insert on lair.bait for each row execute function ${name}()`)).rejects.toThrow('permission denied')
+  })
+
+  it('a key of an extension is watched only where its equality may be used', async () => {
+    if ((await database.query(`select from pg_available_extensions where name = 'citext'`)).length === 0) return
+    await database.query(`create schema ext; create extension citext schema ext; grant usage on schema ext to ${app}`)
+    await owner.query(`create table app.named (id ext.citext primary key, v int); grant select on app.named to ${server}`)
+    await expect(owner.query(`select freshet.watch('app.named')`)).rejects.toMatchObject({ code: '42501', hint: `grant usage on schema ext to ${server};` })
+    await database.query(`grant usage on schema ext to ${server}`)
+    await owner.query(`select freshet.watch('app.named'); insert into app.named values ('a', 1)`)
+    await owner.query(`insert into app.named values ('A', 1) on conflict (id) do update set v = 2; update app.named set id = 'A'; update app.named set id = 'a'`)
+    await expectReplayEqualsTable(database, 'app.named')
   })
 
   it('SET ROLE counts, in both directions', async () => {
