@@ -3,7 +3,7 @@
  */
 import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import type { IncomingMessage, RequestListener } from 'node:http'
+import type { RequestListener } from 'node:http'
 import { fileURLToPath } from 'node:url'
 import express, { type Express, type Request, type RequestHandler, type Response } from 'express'
 import helmet from 'helmet'
@@ -14,37 +14,25 @@ import { formatVersion } from '../contract/version.ts'
 import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
-import { ANY_ORIGIN, JSON_TYPE, setHeaders, setVary, VARYING } from './headers.ts'
+import { POLL_ROUTE, rawQuery, STREAM_ROUTE } from './address.ts'
+import { ANY_ORIGIN, JSON_TYPE, NO_SNIFFING, setHeaders, setVary } from './headers.ts'
 import type { DirectOptions } from './direct.ts'
-import { fastLane, laneOf } from './lane.ts'
+import { besideExpress, besideNode, type LaneOptions } from './lane.ts'
 import { RateLimit } from './limit.ts'
-import { answerFailure, methods, problemHandler } from './problem.ts'
-import type { PollEndpoint } from './poll.ts'
-import type { SseEndpoint } from './sse.ts'
+import { methods, problemHandler } from './problem.ts'
 
 /** The demo's one way to write: null where there is no such row. */
 export type Vote = (id: number) => Promise<{ readonly committedAtMs: number; readonly tookMs: number } | null>
 
-export interface AppOptions {
-  readonly hub: Hub
-  readonly poll: PollEndpoint
-  readonly sse: SseEndpoint
+export interface AppOptions extends LaneOptions {
   readonly changesPerMinute: (channel: string) => number
   readonly readiness: () => Promise<Readiness>
   readonly metrics: () => Promise<string>
   /** Null: no demo here. */
   readonly vote: Vote | null
-  readonly isDraining: () => boolean
   /** Requests a second and address; 0: no limit. */
   readonly rateLimit: number
-  readonly trustProxy: boolean | number | string
-  readonly onRequest: (route: string, status: number) => void
-  readonly onError: (error: unknown) => void
 }
-
-/** As the figures name it. */
-export const POLL_ROUTE = '/v1/channels/:channel/changes'
-const STREAM_ROUTE = '/v1/channels/:channel/stream'
 
 const GET = ['GET', 'HEAD', 'OPTIONS']
 const root = new URL('../../', import.meta.url)
@@ -91,65 +79,6 @@ export async function createApp(options: AppOptions): Promise<App> {
   app.use(problemHandler(options.onError))
   return { listener: besideExpress(app, options, limit), answerAtOnce: besideNode(app, options, limit) }
 }
-
-/** Express knows which of the forwarded addresses to trust. */
-function adopt(request: object, app: Express, trustProxy: AppOptions['trustProxy']): void {
-  if (trustProxy !== false) Object.setPrototypeOf(request, app.request)
-}
-
-/** The steps of the plain way that polls and streams take, in their order. */
-function besideExpress(app: Express, { hub, poll, sse, onRequest, onError, isDraining, trustProxy }: AppOptions, limit: RateLimit): RequestListener {
-  return fastLane({
-    find: (name) => hub.find(name),
-    isDraining,
-    async poll(request, response, { name, isPublic }) {
-      adopt(request, app, trustProxy)
-      const headers = isPublic ? PUBLIC_POLL : PRIVATE_POLL
-      try {
-        await limit.admit(request)
-        await poll.answer(request, response, { name, rawQuery: rawQuery(request), headers })
-      } catch (error) {
-        if (!response.headersSent) setHeaders(response, headers)
-        answerFailure(response, error, onError)
-      }
-      onRequest(POLL_ROUTE, response.statusCode)
-    },
-    async stream(request, response, { name, isPublic }) {
-      adopt(request, app, trustProxy)
-      response.once('close', () => onRequest(STREAM_ROUTE, response.statusCode))
-      setHeaders(response, [...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []])
-      try {
-        if (await limit.isExceeded(request)) sse.refuse(response)
-        else await sse.one(request, response, name, rawQuery(request))
-      } catch (error) {
-        answerFailure(response, error, onError)
-      }
-    },
-  }, app)
-}
-
-/** The same once more, up to where anything is refused: that is counted again, and said, the plain way. */
-function besideNode(app: Express, { hub, poll, onRequest, isDraining, trustProxy }: AppOptions, limit: RateLimit): DirectOptions['answer'] {
-  return async (request) => {
-    const address = isDraining() ? null : laneOf(request)
-    const channel = address?.kind === 'changes' ? hub.find(address.name) : undefined
-    if (channel === undefined) return null
-    try {
-      adopt(request, app, trustProxy)
-      const recalled = poll.recall(request, { name: channel.name, rawQuery: rawQuery(request), headers: channel.isPublic ? PUBLIC_POLL : PRIVATE_POLL })
-      const answer = recalled === null || await limit.isExceeded(request) ? null : poll.tell(recalled)
-      if (answer !== null) onRequest(POLL_ROUTE, answer.status)
-      return answer
-    } catch {
-      // Whatever it was, the plain way meets it too.
-      return null
-    }
-  }
-}
-
-const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']
-const PRIVATE_POLL = [...VARYING, ...NO_SNIFFING]
-const PUBLIC_POLL = [...PRIVATE_POLL, ...ANY_ORIGIN]
 
 /** Never stored, and never a 304: Express would give one to `If-None-Match: *`. */
 function answer(response: Response, type: string, body: string): void {
@@ -313,11 +242,4 @@ function routeOf(request: Request): string {
 
 function channelName(request: Request): string {
   return parseChannelName(request.path.split('/')[3] ?? '')
-}
-
-/** The query string as it was sent, without its question mark. */
-export function rawQuery(request: Pick<IncomingMessage, 'url'>): string {
-  const url = request.url ?? ''
-  const start = url.indexOf('?')
-  return start < 0 ? '' : url.slice(start + 1)
 }

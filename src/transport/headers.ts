@@ -19,6 +19,8 @@ export function setVary(url: string, response: ServerResponse): void {
   if (CHANGES.test(url)) setHeaders(response, VARYING)
 }
 
+export const NO_SNIFFING = ['X-Content-Type-Options', 'nosniff']
+
 /** For any page, whatever its origin, without credentials; and what its script may read. */
 export const ANY_ORIGIN = [
   'Access-Control-Allow-Origin', '*',
