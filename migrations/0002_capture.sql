@@ -109,13 +109,24 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     array['int2', 'int4', 'int8', 'oid', 'bool', 'uuid', 'text', 'varchar', 'date', 'timestamp', 'timestamptz']::regtype[]))
 $$;
 
+-- A condition: the key columns of the one are those of the other.
+create function freshet.equal_keys(watched freshet.tables, one text, other text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format('%1$s.%3$I %4$s %2$s.%3$I', one, other, name, freshet.key_equality(watched.relation, name)), ' and ' order by position)
+  from unnest(watched.key_columns) with ordinality as keys (name, position)
+$$;
+
+-- A condition: and they are written alike.
+create function freshet.keys_written_alike(watched freshet.tables, one text, other text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('%s = %s', freshet.rendered(watched, one, watched.key_columns), freshet.rendered(watched, other, watched.key_columns))
+$$;
+
 -- A condition: the update left the row under its key, written alike.
 create function freshet.same_key(watched freshet.tables) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format('%L::regclass is not null and ', watched.relation::oid) || case when freshet.renders_alike(watched) then (
-      select string_agg(format('new.%1$I %2$s old.%1$I', name, freshet.key_equality(watched.relation, name)), ' and ' order by position)
-      from unnest(watched.key_columns) with ordinality as keys (name, position))
-    else format('%s = %s', freshet.rendered(watched, 'new', watched.key_columns), freshet.rendered(watched, 'old', watched.key_columns)) end
+  select format('%L::regclass is not null and ', watched.relation::oid)
+    || case when freshet.renders_alike(watched) then freshet.equal_keys(watched, 'new', 'old') else freshet.keys_written_alike(watched, 'new', 'old') end
 $$;
 
 -- A transaction id in 64 bits: the one of these 32 that is within 2^31 of our own.
@@ -140,15 +151,19 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   -- touched is ours: nobody else has this key until we end, so only a row that we wrote is the truth.
   select format('(select %s from %s%s t where %s%s and freshet.is_ours(t.xmin))', freshet.rendered_row(watched, 't'),
     case when freshet.is_partitioned(watched.relation) then '' else 'only ' end, freshet.quoted_name(watched.relation),
-    (select string_agg(format('t.%1$I %2$s %3$s.%1$I', name, freshet.key_equality(watched.relation, name), alias), ' and ' order by position)
-      from unnest(watched.key_columns) with ordinality as keys (name, position)),
+    freshet.equal_keys(watched, 't', alias),
     -- Where equal keys may render differently the text may be gone although a row is there.
-    case when freshet.renders_alike(watched) then ''
-      else format(' and %s = %s', freshet.rendered(watched, 't', watched.key_columns), freshet.rendered(watched, alias, watched.key_columns)) end)
+    case when freshet.renders_alike(watched) then '' else ' and ' || freshet.keys_written_alike(watched, 't', alias) end)
 $$;
 
--- Writes a line, or as many as `source` has rows, into the log table in use.
-create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, source text) returns text
+-- An expression: the filter columns of `alias` as they are logged.
+create function freshet.rendered_filters(watched freshet.tables, alias text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select case when watched.filter_columns = '{}' then 'null' else freshet.rendered(watched, alias, watched.filter_columns) end
+$$;
+
+-- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, into the log table in use.
+create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
@@ -161,8 +176,9 @@ $statement$,
     format('select %s, %s, %s, %s, %s%s where %L::regclass is not null',
       -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
       -- apart costs more than it saves.
-      case source when ' from new_rows rows_new' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
-      watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters, source, watched.relation::oid))
+      case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
+      watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
+      case when alias in ('new', 'old') then '' else ' from ' || alias end, watched.relation::oid))
 $$;
 
 -- A plan is kept for a session, in which the table may grow: the key's index must always be used. A generic plan locks every
@@ -185,16 +201,14 @@ $$;
 create function freshet.capture_side(watched freshet.tables, level text, side text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
-  alias text := case level when 'ROW' then side else 'rows_' || side end;
-  source text := case level when 'ROW' then '' else format(' from %s_rows %s', side, alias) end;
+  alias text := case level when 'ROW' then side else side || '_rows' end;
   old_filters text := case
-    when watched.filter_columns = '{}' then 'null'
-    when side = 'old' then freshet.rendered(watched, alias, watched.filter_columns)
+    when side = 'old' then freshet.rendered_filters(watched, alias)
     -- The row that had this key before is the old one only if the key stayed.
-    when level = 'ROW' then format('case when stays then %s end', freshet.rendered(watched, 'old', watched.filter_columns))
+    when level = 'ROW' then format('case when stays then %s end', freshet.rendered_filters(watched, 'old'))
     else 'null' end;
-  given text := freshet.log_lines(watched, alias, case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end, old_filters, source);
-  truly text := freshet.log_lines(watched, alias, freshet.truth(watched, alias), old_filters, source);
+  given text := freshet.log_lines(watched, alias, case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end, old_filters);
+  truly text := freshet.log_lines(watched, alias, freshet.truth(watched, alias), old_filters);
 begin
   if level = 'ROW' then
     truly := freshet.planned_by_key(watched, truly);
@@ -278,38 +292,42 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select $time$(1000000 * date_part('epoch', statement_timestamp()))::bigint::text$time$
 $$;
 
--- A condition: something of the table was captured before in the same statement of the client (or in another of the same message).
-create function freshet.has_captured(watched freshet.tables) returns text
+-- Marks of the client's statement, in settings that end with the transaction: that something of a table was captured, that a clock was rung for.
+-- A condition: the mark was left in the same statement (or in another of the same message).
+create function freshet.is_marked(mark text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select format('(current_setting(%L, true) is not distinct from %s)', 'freshet.captured_' || watched.id, freshet.client_statement())
+  select format('(current_setting(%L, true) is not distinct from %s)', mark, freshet.client_statement())
 $$;
 
-create function freshet.leave_mark(watched freshet.tables) returns text
+create function freshet.leave_mark(mark text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   -- Assigned: PERFORM would run a query.
-  select format(E'    mark := set_config(%L, %s, true);\n', 'freshet.captured_' || watched.id, freshet.client_statement())
+  select format(E'        mark := set_config(%L, %s, true);\n', mark, freshet.client_statement())
+$$;
+
+create function freshet.captured_mark(watched freshet.tables) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select 'freshet.captured_' || watched.id
 $$;
 
 -- Nearly every write: a clock is awake, or has been rung for by this statement, so that somebody serves this log and nobody need be woken; and
 -- nothing was written twice. An update left the row under the key it had, and this transaction had not written it before: it need leave
--- no mark. Few conditions, because for plpgsql each costs as much as a function: a write of one row costs a third (an insert a tenth)
--- less than by what follows.
+-- no mark. Few conditions, because for plpgsql each costs as much as a function: hence no part of what follows.
 create function freshet.capture_plainly(watched freshet.tables, level text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when freshet.has_virtual_columns(watched.relation) then '' else format($lines$
-  if tg_op = %L and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp())
-        or current_setting('freshet.rung', true) is not distinct from %s)
+  if tg_op = %L and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp()) or %s)
       and %s and %s then
 %s  end if;$lines$,
-    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.client_statement(), freshet.capture_guard(watched),
-    case level when 'ROW' then format('age(old.xmin) > 0 and (new.xmax = 0 or not %s)', freshet.has_captured(watched))
-      else format('not %s', freshet.has_captured(watched)) end,
+    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.is_marked('freshet.rung'), freshet.capture_guard(watched),
+    case level when 'ROW' then 'age(old.xmin) > 0 and (new.xmax = 0 or not ' || freshet.is_marked(freshet.captured_mark(watched)) || ')'
+      else 'not ' || freshet.is_marked(freshet.captured_mark(watched)) end,
     case level
       -- A condition of its own: where the key has another name by now, it must not even be read.
-      when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched), freshet.log_lines(watched, 'new',
-        freshet.rendered_row(watched, 'new'), case watched.filter_columns when '{}' then 'null' else freshet.rendered(watched, 'old', watched.filter_columns) end, ''))
-      else freshet.log_lines(watched, 'rows_new', freshet.rendered_row(watched, 'rows_new'), 'null', ' from new_rows rows_new')
-        || freshet.leave_mark(watched) || E'    return null;\n' end) end
+      when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched),
+        freshet.log_lines(watched, 'new', freshet.rendered_row(watched, 'new'), freshet.rendered_filters(watched, 'old')))
+      else freshet.log_lines(watched, 'new_rows', freshet.rendered_row(watched, 'new_rows'), 'null')
+        || freshet.leave_mark(freshet.captured_mark(watched)) || E'    return null;\n' end) end
 $$;
 
 create function freshet.capture_body(watched freshet.tables, level text) returns text
@@ -323,8 +341,7 @@ declare
   bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else format($bell$
       if rings then
         notify freshet, 'bell';
-        mark := set_config('freshet.rung', %s, true);
-      end if;$bell$, freshet.client_statement()) end;
+%s      end if;$bell$, freshet.leave_mark('freshet.rung')) end;
 begin
   return format($body$
 declare
@@ -334,8 +351,7 @@ begin%5$s
     now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
     -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
     rings boolean := pg_sequence_last_value('freshet.awake_until') < now_ms;
-    has_captured boolean := %6$s;
-    stays boolean;
+    has_captured boolean := %6$s;%9$s
   begin
     -- While a clock is awake, somebody serves this log.
     if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
@@ -351,7 +367,7 @@ begin%5$s
 %3$s    end if;
     if found then
       if not has_captured%7$s then
-    %8$s      end if;%4$s
+%8$s      end if;%4$s
     end if;
     return null;
   end;
@@ -359,10 +375,10 @@ end
 $body$, watched.id,
     -- Asked each time, before the table is read: what a role may by being a member of others changes no plan.
     freshet.may_read(watched.relation) || ' and ' || freshet.capture_guard(watched),
-    lines, bell, freshet.capture_plainly(watched, level), freshet.has_captured(watched),
+    lines, bell, freshet.capture_plainly(watched, level), freshet.is_marked(freshet.captured_mark(watched)),
     -- Of a row that others wrote and that keeps its key, or that goes, nobody can hold an older state than is told here.
     case level when 'ROW' then ' and (tg_op = ''INSERT'' or tg_op = ''UPDATE'' and stays is not true or age(old.xmin) <= 0)' else '' end,
-    freshet.leave_mark(watched));
+    freshet.leave_mark(freshet.captured_mark(watched)), case level when 'ROW' then E'\n    stays boolean;' else '' end);
 end
 $$;
 

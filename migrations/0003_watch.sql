@@ -163,10 +163,10 @@ begin
     select relid, name, enabled from (
       select target as relid, name, enabled
         from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R')) as plain (name, enabled)
-        where (select relkind from pg_class where oid = target) = 'r'
+        where not freshet.is_partitioned(target)
       union all select target, 'freshet_truncate', 'A'
       union all select relid, name, 'A' from pg_partition_tree(target), unnest(array['freshet_row', 'freshet_truncate']) name
-        where (select relkind from pg_class where oid = target) = 'p') as triggers
+        where freshet.is_partitioned(target)) as triggers
   loop
     select tgenabled into state from pg_trigger join pg_proc on pg_proc.oid = tgfoid
     where tgrelid = expected.relid and tgname = expected.name and pronamespace = 'freshet'::regnamespace
@@ -191,7 +191,7 @@ declare
 begin
   execute format('create or replace trigger freshet_row after insert or update or delete on %s '
     'for each row execute function freshet.capture_row_%s()', named, table_id);
-  if (select relkind from pg_class where oid = target) = 'r' then
+  if not freshet.is_partitioned(target) then
     execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
       'for each statement execute function freshet.capture_%s()', named, table_id);
     execute format('create or replace trigger freshet_update after update on %s for each row execute function freshet.capture_row_%s()', named, table_id);
