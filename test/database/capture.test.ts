@@ -3,6 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
 import { captured, CLOCKS, expectReplayEqualsTable, linesOf, setClock } from '../support/replay.ts'
 
+/** Into one partition. */
+const WHOLLY_PARTITIONED = 'partition by hash (id)'
+
 describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the clock %s', async (clock) => {
   if (!hasPostgres) return
   const database = await createDatabase()
@@ -16,6 +19,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the 
     const name = `public.t${tables}`
     await query(`create table ${name} (${columns}) ${rest}`)
     await query('select freshet.watch($1::regclass, filters => $2)', [name, filters])
+    if (rest === WHOLLY_PARTITIONED) await query(`create table ${name}_all partition of ${name} for values with (modulus 1, remainder 0)`)
     return name
   }
 
@@ -248,9 +252,8 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the 
       await expectReplayEqualsTable(database, t)
     })
 
-    it.each(['', 'partition by hash (id)'])('by a trigger of the host that brings a deleted row back (%s)', async (partitioning) => {
+    it.each(['', WHOLLY_PARTITIONED])('by a trigger of the host that brings a deleted row back (%s)', async (partitioning) => {
       const t = await watchedTable('id int primary key, v text', '{}', partitioning)
-      if (partitioning !== '') await query(`create table ${t}_all partition of ${t} for values with (modulus 1, remainder 0)`)
       await query(`create function public.revive_${tables}() returns trigger language plpgsql as
         $$ begin if old.v = 'phoenix' then insert into ${t} values (old.id, 'ash'); end if; return null; end $$`)
       await query(`create trigger a_revive after delete on ${t} for each row execute function public.revive_${tables}()`)
@@ -283,10 +286,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the 
     })
   })
 
-  it.each(['read committed', 'repeatable read', 'serializable'].flatMap((level) => [[level, ''], [level, 'partition by hash (id)']]))(
+  it.each(['read committed', 'repeatable read', 'serializable'].flatMap((level) => [[level, ''], [level, WHOLLY_PARTITIONED]]))(
     'the last line of a key is the table, where a volatile function writes the same rows (%s %s)', async (level, partitioning) => {
     const t = await watchedTable('id int primary key, v text', '{}', partitioning)
-    if (partitioning !== '') await query(`create table ${t}_all partition of ${t} for values with (modulus 1, remainder 0)`)
     const run = await client()
     await run(`insert into ${t} select i, 'a' from generate_series(1, 3) i`)
     await run(`create function public.meddle_${tables}(mine int) returns text language plpgsql set timezone = 'Asia/Tokyo' as

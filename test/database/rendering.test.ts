@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
+import { createDatabase, hasExtension, hasPostgres, postgresMajor } from '../support/database.ts'
 import { captured, CLOCKS, expectReplayEqualsTable, linesOf, setClock } from '../support/replay.ts'
 
 const quote = (name: string) => `"${name.replaceAll('"', '""')}"`
@@ -9,7 +9,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
   const database = await createDatabase()
   await setClock(database, clock)
   const query: typeof database.query = (sql, values) => database.query(sql, values)
-  const hasCitext = (await query(`select from pg_available_extensions where name = 'citext'`)).length > 0
+  const hasCitext = await hasExtension(database, 'citext')
 
   describe('names', () => {
     const awkward = [

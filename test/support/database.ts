@@ -39,6 +39,10 @@ export async function createDatabase(options: { readonly migrated?: boolean } = 
   return database
 }
 
+export async function hasExtension(database: TestDatabase, name: string): Promise<boolean> {
+  return (await database.query('select from pg_available_extensions where name = $1', [name])).length > 0
+}
+
 /** A database that is there already; `drop` leaves it there and only closes what was opened. */
 export function openDatabase(url: string): TestDatabase {
   const pool = new pg.Pool({ connectionString: url, max: 40 })
