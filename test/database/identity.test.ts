@@ -71,9 +71,11 @@ describe.skipIf(!hasPostgres)('the epoch', () => {
     expect(await linesIn(database)).toEqual(['watch', '{"id":1}'])
     const node = await startLeader(database)
     expect(node.hub.epoch).not.toBe(epoch)
-    expect(await linesIn(database)).toEqual([])
+    // PostgreSQL tells of open transactions, not of which database: those of others may make every table start anew, too.
+    const lines = async (): Promise<string[]> => (await linesIn(database)).filter((line) => line !== 'resumed')
+    expect(await lines()).toEqual([])
     await delayOf(node, tableId, () => database.query('insert into t values (3)'))
-    expect(await linesIn(database)).toEqual(['{"id":3}'])
+    expect(await lines()).toEqual(['{"id":3}'])
   })
 
   it('No loss: begins at once though a writer is open, and starts every table anew when it ends, for it may not have been captured', async () => {
