@@ -9,7 +9,7 @@ export interface RetentionOptions {
   readonly pool: Pool
   /** A change is kept at least this long, at most about twice. */
   readonly keepMs: number
-  /** A log table larger than this is left at once. */
+  /** A log table larger than this, with its index and what is too long for its lines, is left at once. */
   readonly maxBytes: number
 }
 
@@ -21,7 +21,7 @@ const VERSIONS_A_ROUND = 200_000
 const DUE = `
 select 1 - pg_sequence_last_value('freshet.slot')::int as idle,
   extract(epoch from clock_timestamp() - turned_at) * 1000 > $1::float8
-    or pg_relation_size(case when pg_sequence_last_value('freshet.slot') = 0 then 'freshet.changes_0'::regclass else 'freshet.changes_1'::regclass end) > $2::float8
+    or pg_total_relation_size(case when pg_sequence_last_value('freshet.slot') = 0 then 'freshet.changes_0'::regclass else 'freshet.changes_1'::regclass end) > $2::float8
     or ((select max(number) from freshet.versions) - greatest(turned_version, (select max(number) from freshet.versions where leapt_from is not null)))
       * ${VERSION_BYTES} > $2::float8 as due
 from freshet.state`

@@ -33,7 +33,8 @@ describe.skipIf(!hasPostgres)('the turn of the log', () => {
 
   beforeAll(async () => {
     database = await createDatabase()
-    await database.query(`create table t (id int primary key); create table quiet (id int primary key); select freshet.watch('t'); select freshet.watch('quiet')`)
+    await database.query(`create table t (id int primary key); create table quiet (id int primary key); create table long (id int primary key, body text);
+      select freshet.watch('t'); select freshet.watch('quiet'); select freshet.watch('long')`)
     ticker = await Ticker.start(database)
     await database.query('insert into quiet values (1)')
     lastTouched = (await ticker.tick())?.number ?? 0
@@ -77,6 +78,10 @@ describe.skipIf(!hasPostgres)('the turn of the log', () => {
     expect(await turnLog({ pool, keepMs: 3_600_000, maxBytes: 1e6 })).toBe(true)
     expect(await turnLog({ pool, keepMs: 3_600_000, maxBytes: 1e6 })).toBe(false)
     ticker = await Ticker.start(database)
+    // So does one row, though it is too long for the line that tells of it.
+    await database.query(`insert into long select 1, string_agg(md5(i::text), '') from generate_series(1, 60000) i`)
+    await ticker.tick()
+    expect(await turnLog({ pool, keepMs: 3_600_000, maxBytes: 1e6 })).toBe(true)
   })
 
   it('raises the floor to the first version that sees all that is emptied, and no higher', async () => {
