@@ -6,7 +6,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { LoggedVersion } from '../contract/change.ts'
 import type { Pool } from '../database/pool.ts'
-import { CHANGES_BETWEEN, parseSnapshot, SEES_NOTHING, toChange, VERSIONS_AFTER, type ChangeRow, type VersionRow } from './log.ts'
+import { CHANGES_BETWEEN, fromLines, parseSnapshot, SEES_NOTHING, VERSIONS_AFTER, type VersionRow } from './log.ts'
 import { Trust } from './trust.ts'
 
 export interface FollowerOptions {
@@ -98,8 +98,9 @@ export class Follower {
     }
     if (version.touched.length === 0) return { ...version, changes: [] }
     const { xmax, inProgress } = parseSnapshot(row.previous_snapshot ?? SEES_NOTHING)
-    const { rows } = await this.#options.pool.query<ChangeRow>({ ...CHANGES_BETWEEN, ...PATIENCE, values: [xmax, inProgress, row.snapshot] })
+    const { rows: [read] } = await this.#options.pool.query<{ lines: string | null }>({ ...CHANGES_BETWEEN, ...PATIENCE, values: [xmax, inProgress, row.snapshot] })
+    const changes = fromLines(read?.lines ?? null)
     // Fewer than were numbered: too large to be carried, or the log has turned. Whoever needs them asks the log, and is told.
-    return { ...version, changes: rows.length === Number(row.changes) ? rows.map(toChange) : null }
+    return { ...version, changes: changes.length === Number(row.changes) ? changes : null }
   }
 }

@@ -34,9 +34,16 @@ const unseen = `(xid >= $1::xid8 or xid = any ((select array(select id from unne
 /** How much memory the rows of a query take, bytes. */
 const BYTES = `coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_length(key), 0) + coalesce(octet_length(old_filters::text), 0)), 0)`
 
+/** Between changes, and between what a change is made of, in a text of them: no text that PostgreSQL renders as JSON has them. */
+const CHANGE_SEPARATOR = '\x1e'
+const FIELD_SEPARATOR = '\x1f'
+
+/** The rows of `name` in the order of the log, as one text: row by row they cost both sides several times as much. See `fromLines`. */
+const lines = (name: string, oldFilters = 'old_filters'): string => `
+(select string_agg(concat_ws(e'\\x1f', seq, table_id, coalesce(key, ''), coalesce(new_row, ''), ${oldFilters}), e'\\x1e' order by seq, key) from ${name})`
+
 /** Whether the rows of `name` are few and small enough to be carried along. */
-const measured = (name: string): string => `
-select count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried from ${name}`
+const measured = (name: string): string => `select count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried from ${name}`
 
 /** Numbers $3 and announces what `summary` sums up: `changes`, `touched` and `reset`. */
 const minted = (condition: string): string => `
@@ -49,7 +56,7 @@ const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract
 
 /**
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3 and announces it.
- * The first row is about the version, each other one a carried change. Numbers nothing where there is too much for one reading: see MINT_MANY.
+ * Numbers nothing where there is too much for one reading: see MINT_MANY.
  */
 const MINT = {
   name: 'freshet-mint',
@@ -57,16 +64,14 @@ const MINT = {
 with fresh as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
 ), summary as materialized (
-  select count(*) as changes, ${BYTES} <= ${MAX_CARRIED_BYTES} as carried,
+  select count(*) as changes, ${BYTES} <= ${MAX_CARRIED_BYTES} as are_small,
     array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where key is null) as reset
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select null::bigint as seq, null::int as table_id, null collate "C" as key, null as new_row, null as old_filters,
-  ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried from summary left join minted on true
-union all
-select fresh.*, null, null, null, null, null, null, null, null from fresh join summary on carried and changes <= ${MAX_CARRIED_CHANGES}
-order by seq nulls first, key`,
+select ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, are_small as carried,
+  case when are_small and changes <= ${MAX_CARRIED_CHANGES} then ${lines('fresh')} end as lines
+from summary left join minted on true`,
 }
 
 /** As MINT, for any number of changes, of which it carries none. */
@@ -79,7 +84,7 @@ with tables as (
   select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset from tables
 ), minted as (${minted('')}
 )
-select ${VERSION}, false as exceeds, false as carried from summary left join minted on true`,
+select ${VERSION}, false as exceeds, false as carried, null as lines from summary left join minted on true`,
 }
 
 export interface VersionRow {
@@ -91,19 +96,11 @@ export interface VersionRow {
   readonly reset: number[] | null
 }
 
-export interface ChangeRow {
-  readonly seq: string | null
-  readonly table_id: number
-  readonly key: string | null
-  readonly new_row: string | null
-  /** One as logged, an array when folded. */
-  readonly old_filters: string | readonly string[] | null
-}
-
-interface MintedRow extends VersionRow, ChangeRow {
+interface MintedRow extends VersionRow {
   /** There is too much for one reading, and nothing was numbered. */
   readonly exceeds: boolean
   readonly carried: boolean
+  readonly lines: string | null
 }
 
 /** What the reading of a mint found. */
@@ -119,32 +116,36 @@ export async function mint(client: Pick<Connection, 'query'>, { bounds, number, 
   readonly bounds: SnapshotBounds; readonly number: number; readonly leaptFrom: number | null
 }): Promise<Minted> {
   const values = [bounds.xmax, bounds.inProgress, number, leaptFrom !== null, leaptFrom]
-  let { rows } = await client.query<MintedRow>({ ...MINT, values })
-  if (rows[0]?.exceeds === true) ({ rows } = await client.query<MintedRow>({ ...MINT_MANY, values }))
-  const [first, ...changes] = rows
-  if (first === undefined) throw new Error('the mint returned no row')
-  return { bounds: parseSnapshot(first.snapshot), version: toVersion(first, changes) }
+  let { rows: [row] } = await client.query<MintedRow>({ ...MINT, values })
+  if (row?.exceeds === true) ({ rows: [row] } = await client.query<MintedRow>({ ...MINT_MANY, values }))
+  if (row === undefined) throw new Error('the mint returned no row')
+  return { bounds: parseSnapshot(row.snapshot), version: toVersion(row) }
 }
 
 /** Null when nothing was minted. */
-function toVersion(first: MintedRow, changes: readonly ChangeRow[]): LoggedVersion | null {
-  if (first.number === null) return null
+function toVersion({ carried, lines: text, ...row }: MintedRow): LoggedVersion | null {
+  if (row.number === null) return null
   return {
-    number: Number(first.number),
-    snapshot: first.snapshot,
-    mintedAtMs: Number(first.minted_at_ms),
-    leaptFrom: first.leapt_from === null ? null : Number(first.leapt_from),
-    touched: first.touched ?? [],
-    reset: first.reset ?? [],
-    changes: first.carried ? changes.map(toChange) : null,
+    number: Number(row.number),
+    snapshot: row.snapshot,
+    mintedAtMs: Number(row.minted_at_ms),
+    leaptFrom: row.leapt_from === null ? null : Number(row.leapt_from),
+    touched: row.touched ?? [],
+    reset: row.reset ?? [],
+    changes: carried ? fromLines(text) : null,
   }
 }
 
-const NOTHING: readonly string[] = []
+/** What a text of `lines` tells of. Null: of nothing. */
+export function fromLines(text: string | null): readonly LoggedChange[] {
+  return text === null ? [] : text.split(CHANGE_SEPARATOR).map((line) => {
+    const [seq, tableId, key, newRow, ...oldFilters] = line.split(FIELD_SEPARATOR)
+    return { seq: Number(seq), tableId: Number(tableId), key: orNull(key), newRow: orNull(newRow), oldFilters }
+  })
+}
 
-export function toChange(row: ChangeRow): LoggedChange {
-  const { old_filters: old } = row
-  return { seq: Number(row.seq), tableId: row.table_id, key: row.key, newRow: row.new_row, oldFilters: old === null ? NOTHING : typeof old === 'string' ? [old] : old }
+function orNull(text: string | undefined): string | null {
+  return text === undefined || text === '' ? null : text
 }
 
 /** The newest version; a new leader begins after it. */
@@ -168,16 +169,15 @@ order by versions.number`,
 /** Unseen below the bounds ($1, $2), seen by the snapshot $3; its xmax ends the walk through the index. */
 const between = `(xid >= $1::xid8 or xid = any ($2::xid8[])) and xid < pg_snapshot_xmax($3::text::pg_snapshot) and pg_visible_in_snapshot(xid, $3::text::pg_snapshot)`
 
-/** Changes between two snapshots. None where they are too many or too large to be carried. */
+/** Changes between two snapshots: a text of `lines`, null where there are none, or they are too many or too large to be carried. */
 export const CHANGES_BETWEEN = {
   name: 'freshet-changes-between',
   text: `
 with between as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes
   where ${between} limit ${MAX_CARRIED_CHANGES + 1}
-), size as materialized (${measured('between')}
-)
-select between.* from size join between on size.carried order by seq, key`,
+), size as (${measured('between')})
+select case when carried then ${lines('between')} end as lines from size`,
 }
 
 /**
@@ -192,9 +192,6 @@ select seq, table_id, key, new_row, last.old_filters from freshet.changes join (
 ) last on at_seq = seq and of_key = coalesce(key, '')
 where ${between} and ${tables}`
 
-/** Between changes, and between what a change is made of, in a run of them: no text that PostgreSQL renders as JSON has them. */
-const CHANGE_SEPARATOR = '\x1e'
-const FIELD_SEPARATOR = '\x1f'
 /** A run is about so long: rows one by one cost a reader several times as much as their text. */
 const RUN_BYTES = 65_536
 /** What each change counts for at least: less than a thousand make a run, as they may make a part. */
@@ -234,10 +231,10 @@ export function fromRun(run: string): readonly FoldedChange[] {
   })
 }
 
-/** The changes of tables $4, folded, in one row with a null seq if there are none; or `carried` false: too many or too large. */
+/** The changes of tables $4, folded: a text of `lines`; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `
-with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as materialized (${measured('later')})
-select size.carried, later.* from size left join later on size.carried order by seq, key`
+with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (${measured('later')})
+select carried, case when carried then ${lines('later', `array_to_string(old_filters, e'\\x1f')`)} end as lines from size`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */
 export const RANGE_SNAPSHOTS = `

@@ -10,7 +10,7 @@ import { sqlState, withClient, type Pool, type PoolClient } from '../database/po
 import { ApiError, quoted } from '../errors.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
-import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS, toChange, type ChangeRow } from './log.ts'
+import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromLines, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS } from './log.ts'
 import { openRuns } from './runs.ts'
 import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
@@ -163,19 +163,19 @@ export class DatabaseSource implements ChangeSource {
 
   async #readLater(from: string, to: string, tableIds: readonly number[]): Promise<Map<number, ReadonlyMap<string, LoggedChange>>> {
     const { xmax, inProgress } = parseSnapshot(from)
-    const rows = await withClient(this.#pool, async (client) => {
+    const read = await withClient(this.#pool, async (client) => {
       await client.query(BEGIN_FOLD)
-      const later = await client.query<ChangeRow & { carried: boolean }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
+      const { rows: [row] } = await client.query<{ carried: boolean; lines: string | null }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
       await client.query('rollback')
-      return later.rows
+      return row
     })
     // The caller tries again, with a snapshot that sees it.
-    if (rows[0]?.carried !== true) throw new RangeLost('too much changed while the table was read')
+    if (read?.carried !== true) throw new RangeLost('too much changed while the table was read')
     const later = new Map(tableIds.map((id) => [id, new Map<string, LoggedChange>()]))
-    for (const row of rows.filter(({ seq }) => seq !== null)) {
+    for (const change of fromLines(read.lines)) {
       // The table started anew under the reader: its rows are of no version.
-      if (row.key === null) throw new RangeLost('the table started anew while it was read')
-      later.get(row.table_id)?.set(row.key, toChange(row))
+      if (change.key === null) throw new RangeLost('the table started anew while it was read')
+      later.get(change.tableId)?.set(change.key, change)
     }
     return later
   }
