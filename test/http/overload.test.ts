@@ -151,6 +151,8 @@ describe('a slow reader', () => {
     await expect.poll(async () => (await server.get('/v1/channels/bulk')).status).toBe(200)
     const dead = await openPaused('/v1/channels/bulk/stream')
     const deadPoll = await openPaused('/v1/channels/bulk/changes')
+    // Listened for from the beginning: who writes to a connection that was cut learns of its end though he does not read.
+    const closed = Promise.all([dead, deadPoll].map((socket) => new Promise((resolve) => socket.once('close', resolve))))
     const slow = await openPaused('/v1/channels/bulk/stream')
     let received = 0
     // A sip is 64 KB, and the kernel reports room only when a third of its buffer (some megabytes here) is free:
@@ -166,11 +168,9 @@ describe('a slow reader', () => {
     await expect.poll(() => received, { timeout: 20_000 }).toBeGreaterThan(before + 2e6)
     expect(await metric(server, 'freshet_streams')).toBe(1)
     clearInterval(sipping)
-    for (const socket of [dead, deadPoll]) {
-      const closed = new Promise((resolve) => socket.once('close', resolve))
-      socket.resume()
-      await closed
-    }
+    dead.resume()
+    deadPoll.resume()
+    await closed
     slow.destroy()
     await expect.poll(() => metric(server, 'freshet_streams')).toBe(0)
   })
