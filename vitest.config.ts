@@ -7,7 +7,7 @@ const common = { testTimeout: 60_000, hookTimeout: 60_000, pool: 'forks' as cons
   expect: { poll: { timeout: 15_000, interval: 20 } } }
 
 // They wait most of the time. The pages come last, by themselves: a browser wants both cores.
-const sideBySide = { maxWorkers: 3, sequence: { groupOrder: 0 } }
+const sideBySide = { maxWorkers: 2, sequence: { groupOrder: 0 } }
 const oneByOne = { maxWorkers: 1, sequence: { groupOrder: 1 } }
 
 /** What the version of PostgreSQL decides: triggers, catalogs, types, privileges, timelines, logical replication, plans. The rest is ours alone. */
