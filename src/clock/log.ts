@@ -37,13 +37,15 @@ const BYTES = `coalesce(sum(coalesce(octet_length(new_row), 0) + coalesce(octet_
 /** Between changes, and between what a change is made of, in a text of them: no text that PostgreSQL renders as JSON has them. */
 const CHANGE_SEPARATOR = '\x1e'
 const FIELD_SEPARATOR = '\x1f'
+const BETWEEN_CHANGES = `e'\\x1e'`
+const BETWEEN_FIELDS = `e'\\x1f'`
 
 /** The rows of `name` in the order of the log, as one text: row by row they cost both sides several times as much. See `fromLines`. */
 const lines = (name: string, oldFilters = 'old_filters'): string => `
-(select string_agg(concat_ws(e'\\x1f', seq, table_id, coalesce(key, ''), coalesce(new_row, ''), ${oldFilters}), e'\\x1e' order by seq, key) from ${name})`
+(select string_agg(concat_ws(${BETWEEN_FIELDS}, seq, table_id, coalesce(key, ''), coalesce(new_row, ''), ${oldFilters}), ${BETWEEN_CHANGES} order by seq, key) from ${name})`
 
-/** Whether the rows of `name` are few and small enough to be carried along. */
-const measured = (name: string): string => `select count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried from ${name}`
+/** Whether the rows of a query are few and small enough to be carried along. */
+const CARRIED = `count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried`
 
 /** Numbers $3 and announces what `summary` sums up: `changes`, `touched` and `reset`. */
 const minted = (condition: string): string => `
@@ -64,13 +66,12 @@ const MINT = {
 with fresh as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
 ), summary as materialized (
-  select count(*) as changes, ${BYTES} <= ${MAX_CARRIED_BYTES} as are_small,
+  select count(*) as changes, ${CARRIED},
     array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where key is null) as reset
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, are_small as carried,
-  case when are_small and changes <= ${MAX_CARRIED_CHANGES} then ${lines('fresh')} end as lines
+select ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried, case when carried then ${lines('fresh')} end as lines
 from summary left join minted on true`,
 }
 
@@ -176,7 +177,7 @@ export const CHANGES_BETWEEN = {
 with between as materialized (
   select seq, table_id, key, new_row, old_filters from freshet.changes
   where ${between} limit ${MAX_CARRIED_CHANGES + 1}
-), size as (${measured('between')})
+), size as (select ${CARRIED} from between)
 select case when carried then ${lines('between')} end as lines from size`,
 }
 
@@ -204,10 +205,10 @@ select string_agg(${change}, ${separator} order by seq, key) as changes from (
   from (${folded}) folded where key is not null
 ) in_runs group by run order by run`
 
-const IN_FIELDS = `key || e'\\x1f' || coalesce(new_row, '')`
+const IN_FIELDS = `key || ${BETWEEN_FIELDS} || coalesce(new_row, '')`
 
 /** The changes of table $4, folded. */
-export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), `${IN_FIELDS} || coalesce(e'\\x1f' || array_to_string(old_filters, e'\\x1f'), '')`, `e'\\x1e'`)
+export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), `${IN_FIELDS} || coalesce(${BETWEEN_FIELDS} || array_to_string(old_filters, ${BETWEEN_FIELDS}), '')`, BETWEEN_CHANGES)
 
 /**
  * Without the old filter values, sorting all changes takes two thirds of the time of grouping and joining, up to a million of them; beyond,
@@ -217,7 +218,7 @@ const sorted = `
 select distinct on (key) seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key, seq desc`
 
 /** As FOLDED_CHANGES, without the old filter values. */
-export const FOLDED_ROWS = inRuns(sorted, IN_FIELDS, `e'\\x1e'`)
+export const FOLDED_ROWS = inRuns(sorted, IN_FIELDS, BETWEEN_CHANGES)
 
 /** As FOLDED_ROWS, but each run is text of the contract: the inside of a `changes` array. */
 export const FOLDED_RUNS = inRuns(sorted,
@@ -226,15 +227,15 @@ export const FOLDED_RUNS = inRuns(sorted,
 /** What a run of FOLDED_CHANGES or FOLDED_ROWS tells of. */
 export function fromRun(run: string): readonly FoldedChange[] {
   return run.split(CHANGE_SEPARATOR).map((change) => {
-    const [key = '', newRow = '', ...oldFilters] = change.split(FIELD_SEPARATOR)
-    return { key, newRow: newRow === '' ? null : newRow, oldFilters }
+    const [key = '', newRow, ...oldFilters] = change.split(FIELD_SEPARATOR)
+    return { key, newRow: orNull(newRow), oldFilters }
   })
 }
 
 /** The changes of tables $4, folded: a text of `lines`; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `
-with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (${measured('later')})
-select carried, case when carried then ${lines('later', `array_to_string(old_filters, e'\\x1f')`)} end as lines from size`
+with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (select ${CARRIED} from later)
+select carried, case when carried then ${lines('later', `array_to_string(old_filters, ${BETWEEN_FIELDS})`)} end as lines from size`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */
 export const RANGE_SNAPSHOTS = `
