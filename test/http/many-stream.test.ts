@@ -138,11 +138,11 @@ describe('a stream of several channels', () => {
   })
 
   it('gives the channels in the order asked, and of one the same as its own stream', async () => {
+    // Whatever the tests before left behind: rows that are on several pages come in as many parts.
+    await server.database.query('vacuum full credits, debits')
     const reader = await openStream(`${server.url}/v1/stream?channels=debits,credits`)
     await reader.until(({ id }) => id !== undefined)
-    // Each in as many parts as its rows are pages apart.
-    const channels = reader.events.map(({ data }) => (JSON.parse(data) as Delta).channel)
-    expect(channels.filter((channel, index) => channel !== channels[index - 1])).toEqual(['debits', 'credits'])
+    expect(reader.events.map(({ data }) => (JSON.parse(data) as Delta).channel)).toEqual(['debits', 'credits'])
     reader.close()
     const [one, own] = await Promise.all(['/v1/stream?channels=credits', '/v1/channels/credits/stream'].map(async (path) => {
       const single = await openStream(server.url + path)
