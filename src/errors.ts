@@ -223,7 +223,7 @@ export function toApiError(error: unknown): ApiError {
 /** SQLSTATE classes and Node's codes for: nobody is there, or nobody has the time. */
 const OUTAGE = /^(?:08|40|53|57P|57014|55P03|25P0[23]|ECONN|EPIPE|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH|ENOTFOUND|EAI_AGAIN)/
 /** node-postgres has no codes for its own. */
-const OUTAGE_MESSAGE = /^(?:Connection terminated|Query read timeout|timeout e|Client has encountered a connection error|Cannot use a pool after)/
+const OUTAGE_MESSAGE = /^(?:Connection terminated|Query read timeout|timeout e|Client was closed|Client has encountered a connection error|Cannot use a pool after)/
 
 function isOutage(error: unknown): boolean {
   if (!(error instanceof Error)) return false

@@ -1,7 +1,8 @@
 import { beforeAll, describe, expect, it, vi } from 'vitest'
 import { DatabaseSource } from '../../src/clock/source.ts'
 import { RangeLost, type StateReading, type Window } from '../../src/contract/change.ts'
-import { createPool, type Pool, type PoolClient } from '../../src/database/pool.ts'
+import { createPool, dropConnections, type Pool, type PoolClient } from '../../src/database/pool.ts'
+import { toApiError } from '../../src/errors.ts'
 import { WindowRenderer } from '../../src/hub/fold.ts'
 import { oneLine, splitChanges } from '../../src/hub/render.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
@@ -211,6 +212,17 @@ describe.skipIf(!hasPostgres)('the source', () => {
     }
     const reading = await source.openState([window], ticker.versionAfter)
     expect(await rowsOf(reading, window)).toHaveLength(2_996)
+  })
+
+  it('Loud: a reading whose connection was given up between two questions has lost the database, which is no failure of ours', async () => {
+    const { window } = await watchedTable()
+    const own = createPool({ url: database.url, max: 6, onError: () => undefined })
+    const reading = await new DatabaseSource(own).openState([window], () => Promise.reject(new Error('everything is numbered')))
+    dropConnections(own)
+    const error = await rowsOf(reading, window).catch((thrown: unknown) => thrown)
+    expect(toApiError(error)).toMatchObject({ code: 'database_unreachable', cause: { message: 'Client was closed and is not queryable' } })
+    await reading.close()
+    await own.end()
   })
 
   it('reads the same changes from the log as memory folds, whatever the rows hold, and old filter values only where they are asked for', async () => {
