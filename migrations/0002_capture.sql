@@ -1,7 +1,8 @@
 -- Capture: the trigger functions are generated for each watched table, from its definition in freshet.tables.
 --
 -- An UPDATE is captured row by row, which costs a write of one row half as much as a statement's transition tables and their join,
--- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement: a bulk load.
+-- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement; one
+-- of most of a table starts the table anew, as TRUNCATE does: a bulk load.
 --
 -- The truth about a key is the row in the table as this transaction sees it now. What the trigger is given is that row unless the
 -- host has written it again since, in a trigger or a function of its own, and such a write was captured before (one that is captured
@@ -162,8 +163,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when watched.filter_columns = '{}' then 'null' else freshet.rendered(watched, alias, watched.filter_columns) end
 $$;
 
--- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, into the log table in use.
-create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text) returns text
+-- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, or for those in `range` of them, into the log table in use.
+create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, range text default '') returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
@@ -173,12 +174,40 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     end if;
 $statement$,
     -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
-    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null',
+    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null%s',
       -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
       -- apart costs more than it saves.
       case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
       watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
-      case when alias in ('new', 'old') then '' else ' from ' || alias end, watched.relation::oid))
+      case when alias in ('new', 'old') then '' else ' from ' || alias end, watched.relation::oid, range))
+$$;
+
+-- Whether so many rows, of about so many bytes each, are half of a table or more, by what is known of it without reading it: that would
+-- be a conflict in SERIALIZABLE.
+create function freshet.are_half(relation regclass, row_count int8, row_bytes numeric) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when reltuples > 0 and relpages > 0 then row_count > reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::int8) / 2
+    -- Nobody has counted its rows yet. In a page each has a pointer, and starts at a multiple of eight bytes.
+    else row_count * (row_bytes + 8) > pg_table_size(oid) / 2 end
+  from pg_class where oid = relation
+$$;
+
+-- Writes a line for each of `new_rows` or `old_rows`. Where they are more than a version carries along, and half of their table or more, the
+-- table starts anew instead: its clients read it sooner than so many lines, and whoever loads or empties it is spared writing it twice.
+create function freshet.log_statement(watched freshet.tables, alias text, new_row text, old_filters text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($statement$%1$s
+    get diagnostics written = row_count;
+    if written = 5001 then
+      if freshet.are_half(%3$L, (select count(*) from %2$s), (select avg(pg_column_size(few.*)) from (select * from %2$s limit 100) few)) then
+        perform freshet.insert_reset(%4$s, 'bulk');
+      else%5$s      end if;
+      -- The first of them were written, if no others.
+      found := true;
+    end if;
+$statement$,
+    freshet.log_lines(watched, alias, new_row, old_filters, ' limit 5001'), alias, watched.relation::oid, watched.id,
+    freshet.log_lines(watched, alias, new_row, old_filters, ' offset 5001'))
 $$;
 
 -- A plan is kept for a session, in which the table may grow: the key's index must always be used. A generic plan locks every
@@ -207,11 +236,17 @@ declare
     -- The row that had this key before is the old one only if the key stayed.
     when level = 'ROW' then format('case when stays then %s end', freshet.rendered_filters(watched, 'old'))
     else 'null' end;
-  given text := freshet.log_lines(watched, alias, case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end, old_filters);
-  truly text := freshet.log_lines(watched, alias, freshet.truth(watched, alias), old_filters);
+  given_row text := case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end;
+  true_row text := freshet.truth(watched, alias);
+  given text;
+  truly text;
 begin
   if level = 'ROW' then
-    truly := freshet.planned_by_key(watched, truly);
+    given := freshet.log_lines(watched, alias, given_row, old_filters);
+    truly := freshet.planned_by_key(watched, freshet.log_lines(watched, alias, true_row, old_filters));
+  else
+    given := freshet.log_statement(watched, alias, given_row, old_filters);
+    truly := freshet.log_statement(watched, alias, true_row, old_filters);
   end if;
   if side = 'new' and freshet.has_virtual_columns(watched.relation) then
     return truly;
@@ -326,7 +361,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       -- A condition of its own: where the key has another name by now, it must not even be read.
       when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched),
         freshet.log_lines(watched, 'new', freshet.rendered_row(watched, 'new'), freshet.rendered_filters(watched, 'old')))
-      else freshet.log_lines(watched, 'new_rows', freshet.rendered_row(watched, 'new_rows'), 'null')
+      else freshet.log_statement(watched, 'new_rows', freshet.rendered_row(watched, 'new_rows'), 'null')
         || freshet.leave_mark(freshet.captured_mark(watched)) || E'    return null;\n' end) end
 $$;
 
@@ -345,7 +380,7 @@ declare
 begin
   return format($body$
 declare
-  mark text;
+  mark text;%10$s
 begin%5$s
   declare
     now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
@@ -378,7 +413,8 @@ $body$, watched.id,
     lines, bell, freshet.capture_plainly(watched, level), freshet.is_marked(freshet.captured_mark(watched)),
     -- Of a row that others wrote and that keeps its key, or that goes, nobody can hold an older state than is told here.
     case level when 'ROW' then ' and (tg_op = ''INSERT'' or tg_op = ''UPDATE'' and stays is not true or age(old.xmin) <= 0)' else '' end,
-    freshet.leave_mark(freshet.captured_mark(watched)), case level when 'ROW' then E'\n    stays boolean;' else '' end);
+    freshet.leave_mark(freshet.captured_mark(watched)), case level when 'ROW' then E'\n    stays boolean;' else '' end,
+    case level when 'ROW' then '' else E'\n  written int8;' end);
 end
 $$;
 

@@ -131,6 +131,21 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the 
     expect(await captured(database, parts, `truncate ${parts}_1`)).toEqual(['truncate'])
   })
 
+  it('starts a table anew instead of telling more than 5,000 rows that are half of it or more', async () => {
+    const t = await watchedTable()
+    const insert = (from: number, to: number): Promise<readonly string[]> => captured(database, t, `insert into ${t} select i, 'row ' || i from generate_series(${from}, ${to}) i`)
+    expect((await insert(1, 5_000)).filter((line) => line === 'bulk')).toEqual([])
+    expect((await insert(5_001, 20_000)).filter((line) => line === 'bulk')).toEqual(['bulk'])
+    expect((await captured(database, t, `copy ${t} from program 'seq -f "%.0f,copied" 20001 60000' with (format csv)`)).filter((line) => line === 'bulk')).toEqual(['bulk'])
+    const few = await insert(60_001, 66_000)
+    expect([few.length, few[0], few.at(-1), new Set(few).size]).toEqual([6_000, '{"id":60001} → {"id":60001,"v":"row 60001"}', '{"id":66000} → {"id":66000,"v":"row 66000"}', 6_000])
+    expect(await insert(66_001, 71_001)).toHaveLength(5_001)
+    await query(`analyze ${t}`)
+    expect(new Set(await captured(database, t, `delete from ${t} where id > 64000 or id < 10`)).size).toBe(7_010)
+    expect((await captured(database, t, `delete from ${t}`)).filter((line) => line === 'bulk')).toEqual(['bulk'])
+    expect(await captured(database, t, `insert into ${t} values (1, 'a')`)).toEqual(['{"id":1} → {"id":1,"v":"a"}'])
+  })
+
   it('captures replica-role sessions once', async () => {
     const plain = await watchedTable()
     const parts = await watchedTable('id int primary key, v text', '{v}', 'partition by list (id)')

@@ -34,7 +34,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
     // Whatever the generated SQL calls its own things, a column of the host may be called too.
     const ours = ['t', 'n', 'touched', 'key', 'key_1', 'part', 'published', 'given_row', 'old_filters', 'new', 'old', 'new_rows', 'rows_new', 'old_rows', 'rows_old',
       'before', 'after', 'slot', 'found', 'tg_op', 'table_id', 'new_row', 'name', 'captured', 'watched',
-      'seq', 'now_ms', 'rings', 'statement', 'has_captured']
+      'seq', 'now_ms', 'rings', 'statement', 'has_captured', 'written', 'few']
     it.each([['all columns', null], ['chosen columns', ours]])('columns may be called like anything in the generated SQL (%s)', async (_, columns) => {
       for (const [kind, rest] of [['plain', ''], ['parts', 'partition by list (key)']] as const) {
         const t = `public.${kind}_${columns === null ? 'all' : 'chosen'}`
@@ -226,6 +226,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
       expect(await ringsDuring(() => query(`truncate public.rung`))).toBe(1)
       expect(await ringsDuring(() => query(`delete from public.rung`))).toBe(0)
       expect(await ringsDuring(() => query(`begin; insert into public.rung values (9, 'a'); rollback`))).toBe(0)
+      await query(`create table public.large (id int primary key); insert into public.large select generate_series(1, 30000); select freshet.watch('public.large')`)
+      // 5,001 rows: the first of them are written apart from the rest, of which there is none.
+      expect(await ringsDuring(() => query(`insert into public.large select generate_series(40000, 45000)`))).toBe(1)
       await setLease('awake_until', 60_000)
       expect(await ringsDuring(() => query(`insert into public.rung values (2, 'a')`))).toBe(0)
     })
