@@ -85,17 +85,13 @@ export async function checkRoom({ pool, config }: Subject): Promise<readonly Fin
 }
 
 interface Settings {
-  readonly role: string
-  readonly idle_session_timeout_ms: number
   readonly prepared: number
   readonly is_shadowed: boolean
 }
 
 /** A role that may log in and whose search_path begins with its own name meets the schema of that name first. */
 const SETTINGS = `
-select quote_ident(current_user) as role,
-  (select setting::int from pg_settings where name = 'idle_session_timeout') as idle_session_timeout_ms,
-  current_setting('max_prepared_transactions')::int as prepared,
+select current_setting('max_prepared_transactions')::int as prepared,
   exists (select from pg_roles where rolname = 'freshet' and rolcanlogin and not exists (
     select from pg_db_role_setting, unnest(setconfig) setting
     where setrole in (0, pg_roles.oid) and setdatabase in (0, (select oid from pg_database where datname = current_database()))
@@ -106,10 +102,6 @@ export async function checkSettings({ pool }: Subject, wakes: boolean): Promise<
   const { rows: [settings] } = await pool.query<Settings>(SETTINGS)
   if (settings === undefined) throw new Error('the server said nothing of its settings')
   const findings: Finding[] = []
-  if (settings.idle_session_timeout_ms > 0) {
-    findings.push(warning(`idle_session_timeout is ${settings.idle_session_timeout_ms / 1_000} s: PostgreSQL ends the server's quiet connections, which costs it a new one each time`,
-      `alter role ${settings.role} set idle_session_timeout = 0`))
-  }
   if (settings.prepared > 0 && wakes) {
     findings.push(warning('max_prepared_transactions is not 0, and PREPARE TRANSACTION fails after NOTIFY: an application that uses it could not write a watched table',
       `if one does: select freshet.configure('wake', 'poll')`))

@@ -26,6 +26,8 @@ const PINS = [
   `set jit = off`,
   `set lock_timeout = '2s'`,
   `set idle_in_transaction_session_timeout = '60s'`,
+  // A busy process may be slow to ask the next question of an answer that it has begun to send. The pool ends what is idle by itself.
+  `set idle_session_timeout = 0`,
   // The host may have set it for its own clients; PostgreSQL 17 brought it.
   `select set_config(name, '0', false) from pg_settings where name = 'transaction_timeout'`,
 ].join('; ')

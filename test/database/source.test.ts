@@ -225,6 +225,29 @@ describe.skipIf(!hasPostgres)('the source', () => {
     await own.end()
   })
 
+  it('Up: is not cut off by the host’s idle_session_timeout between two questions of one reading, however busy this process is', async () => {
+    const { name, window } = await watchedTable()
+    const since = ticker.head
+    await database.query(`insert into ${name} select i, 0 from generate_series(10, 4000) i`)
+    await ticker.tick()
+    await database.query(`do $$ begin execute format('alter database %I set idle_session_timeout = 100', current_database()); end $$`)
+    const own = createPool({ url: database.url, max: 6, onError: () => undefined })
+    await own.query('select')
+    const busy = setInterval(() => {
+      const startedMs = performance.now()
+      while (performance.now() - startedMs < 200);
+    }, 1)
+    try {
+      const runs: string[] = []
+      for await (const run of new DatabaseSource(own).readRuns({ since, version: ticker.head, tableId: window.channel.table.id })) runs.push(run)
+      expect(changesOf(runs)).toHaveLength(3_991)
+    } finally {
+      clearInterval(busy)
+      await database.query(`do $$ begin execute format('alter database %I reset idle_session_timeout', current_database()); end $$`)
+      await own.end()
+    }
+  })
+
   it('reads the same changes from the log as memory folds, whatever the rows hold, and old filter values only where they are asked for', async () => {
     await database.query(`
       create table odd (id text primary key, v int not null, doc json, body text);
