@@ -32,7 +32,7 @@ create table freshet.settings (
   name text primary key,
   value text not null
 );
-insert into freshet.settings values ('wake', 'notify');
+insert into freshet.settings values ('wake', 'notify'), ('bulk_rows', '100000');
 
 -- A watched table. Its columns here are what the capture function was generated from.
 create table freshet.tables (

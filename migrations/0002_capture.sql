@@ -2,7 +2,7 @@
 --
 -- An UPDATE is captured row by row, which costs a write of one row half as much as a statement's transition tables and their join,
 -- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement; one
--- of most of a table starts the table anew, as TRUNCATE does: a bulk load.
+-- of very many rows, most of their table, starts it anew as TRUNCATE does: a bulk load.
 --
 -- The truth about a key is the row in the table as this transaction sees it now. What the trigger is given is that row unless the
 -- host has written it again since, in a trigger or a function of its own, and such a write was captured before (one that is captured
@@ -163,8 +163,8 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when watched.filter_columns = '{}' then 'null' else freshet.rendered(watched, alias, watched.filter_columns) end
 $$;
 
--- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, or for those in `range` of them, into the log table in use.
-create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, range text default '') returns text
+-- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, or of those that `source` says, into the log table in use.
+create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, source text default '%s where %s') returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
@@ -173,41 +173,52 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
     end if;
 $statement$,
-    -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
-    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null%s',
+    format('select %s, %s, %s, %s, %s%s',
       -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
       -- apart costs more than it saves.
       case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
       watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
-      case when alias in ('new', 'old') then '' else ' from ' || alias end, watched.relation::oid, range))
+      -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
+      format(source, case when alias in ('new', 'old') then '' else ' from ' || alias end, format('%L::regclass is not null', watched.relation::oid))))
 $$;
 
--- Whether so many rows, of about so many bytes each, are half of a table or more, by what is known of it without reading it: that would
--- be a conflict in SERIALIZABLE.
-create function freshet.are_half(relation regclass, row_count int8, row_bytes numeric) returns boolean
+-- Whether so many rows, which take so many bytes, are more than half of a table. By its size and its statistics, since reading it would be a
+-- conflict in SERIALIZABLE; both must say so, because each can be mistaken, and clients would read a table many times as large as the load.
+create function freshet.are_most(relation regclass, row_count int8, bytes int8) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case when reltuples > 0 and relpages > 0 then row_count > reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::int8) / 2
-    -- Nobody has counted its rows yet. In a page each has a pointer, and starts at a multiple of eight bytes.
-    else row_count * (row_bytes + 8) > pg_table_size(oid) / 2 end
+  select bytes > pg_table_size(oid) / 2
+    -- Nobody has counted it, or: as many to a page as were counted.
+    and (reltuples <= 0 or relpages <= 0
+      or row_count > greatest(reltuples, reltuples / relpages * (pg_relation_size(oid) / current_setting('block_size')::int8)) / 2)
   from pg_class where oid = relation
 $$;
 
--- Writes a line for each of `new_rows` or `old_rows`. Where they are more than a version carries along, and half of their table or more, the
--- table starts anew instead: its clients read it sooner than so many lines, and whoever loads or empties it is spared writing it twice.
+-- An expression for the bytes that a row takes in its table: those of its columns, its header of 24, its pointer and what aligns it. Of each
+-- column by itself, because the size of a whole row would fetch what is stored apart.
+create function freshet.row_bytes(watched freshet.tables, alias text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select '32' || string_agg(format(' + coalesce(pg_column_size(%s.%I), 0)', alias, name), '' order by attnum) from freshet.captured_columns(watched)
+$$;
+
+-- Writes a line for each of `new_rows` or `old_rows`. Where they are more than the setting says and more than half of their table, it starts
+-- anew instead: its clients read it sooner than so many lines, and whoever loads or empties it is spared writing it twice.
 create function freshet.log_statement(watched freshet.tables, alias text, new_row text, old_filters text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select format($statement$%1$s
+  select case when value = 'never' then freshet.log_lines(watched, alias, new_row, old_filters) else format($statement$%1$s
     get diagnostics written = row_count;
-    if written = 5001 then
-      if freshet.are_half(%3$L, (select count(*) from %2$s), (select avg(pg_column_size(few.*)) from (select * from %2$s limit 100) few)) then
-        perform freshet.insert_reset(%4$s, 'bulk');
-      else%5$s      end if;
+    -- Most statements are over, and were not counted twice.
+    if written = 1000 then
+      -- What is longer than 2,000 bytes may be compressed to next to nothing. (Naming the table makes this plan depend on it as well.)
+      if (select count(*) > %2$s and freshet.are_most(%3$L, count(*), sum(bytes) filter (where bytes <= 2000)) from (select %4$s as bytes from %5$s offset 0) sizes) then
+        perform freshet.insert_reset(%6$s, 'bulk');
+      else%7$s      end if;
       -- The first of them were written, if no others.
       found := true;
     end if;
 $statement$,
-    freshet.log_lines(watched, alias, new_row, old_filters, ' limit 5001'), alias, watched.relation::oid, watched.id,
-    freshet.log_lines(watched, alias, new_row, old_filters, ' offset 5001'))
+    freshet.log_lines(watched, alias, new_row, old_filters, '%s where %s limit 1000'), value, watched.relation::oid, freshet.row_bytes(watched, alias), alias, watched.id,
+    freshet.log_lines(watched, alias, new_row, old_filters, format(' from (select * from %1$s offset 1000) %1$s where %%2$s', alias))) end
+  from freshet.settings where name = 'bulk_rows'
 $$;
 
 -- A plan is kept for a session, in which the table may grow: the key's index must always be used. A generic plan locks every

@@ -466,13 +466,14 @@ $$;
 create function freshet.configure(name text, value text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
 begin
-  if configure.name is distinct from 'wake' then
+  if configure.name is null or configure.name not in ('wake', 'bulk_rows') then
     raise exception '% is not a setting', coalesce(quote_literal(configure.name), 'null')
-      using errcode = 'invalid_parameter_value', hint = 'The settings: wake.';
-  elsif value is null or value not in ('notify', 'poll') then
-    raise exception 'wake cannot be %', coalesce(quote_literal(value), 'null')
-      using errcode = 'invalid_parameter_value',
-        hint = 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).';
+      using errcode = 'invalid_parameter_value', hint = 'The settings: wake, bulk_rows.';
+  elsif value is null or value !~ (case configure.name when 'wake' then '^(notify|poll)$' else '^([1-9][0-9]{3,8}|never)$' end) then
+    raise exception '% cannot be %', configure.name, coalesce(quote_literal(value), 'null')
+      using errcode = 'invalid_parameter_value', hint = case configure.name
+        when 'wake' then 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).'
+        else 'Use a number of rows from 1000 on (a statement of more, and of more than half of its table, starts it anew) or ''never''.' end;
   end if;
   perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
   update freshet.settings set value = configure.value where settings.name = configure.name;

@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres, postgresMajor } from '../support/database.ts'
 import { captured, CLOCKS, expectReplayEqualsTable, linesOf, setClock } from '../support/replay.ts'
 
@@ -131,19 +131,91 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('capture of every kind of write, the 
     expect(await captured(database, parts, `truncate ${parts}_1`)).toEqual(['truncate'])
   })
 
-  it('starts a table anew instead of telling more than 5,000 rows that are half of it or more', async () => {
-    const t = await watchedTable()
-    const insert = (from: number, to: number): Promise<readonly string[]> => captured(database, t, `insert into ${t} select i, 'row ' || i from generate_series(${from}, ${to}) i`)
-    expect((await insert(1, 5_000)).filter((line) => line === 'bulk')).toEqual([])
-    expect((await insert(5_001, 20_000)).filter((line) => line === 'bulk')).toEqual(['bulk'])
-    expect((await captured(database, t, `copy ${t} from program 'seq -f "%.0f,copied" 20001 60000' with (format csv)`)).filter((line) => line === 'bulk')).toEqual(['bulk'])
-    const few = await insert(60_001, 66_000)
-    expect([few.length, few[0], few.at(-1), new Set(few).size]).toEqual([6_000, '{"id":60001} → {"id":60001,"v":"row 60001"}', '{"id":66000} → {"id":66000,"v":"row 66000"}', 6_000])
-    expect(await insert(66_001, 71_001)).toHaveLength(5_001)
-    await query(`analyze ${t}`)
-    expect(new Set(await captured(database, t, `delete from ${t} where id > 64000 or id < 10`)).size).toBe(7_010)
-    expect((await captured(database, t, `delete from ${t}`)).filter((line) => line === 'bulk')).toEqual(['bulk'])
-    expect(await captured(database, t, `insert into ${t} values (1, 'a')`)).toEqual(['{"id":1} → {"id":1,"v":"a"}'])
+  describe('a statement that fills or empties a table', () => {
+    beforeAll(async () => { await query(`select freshet.configure('bulk_rows', '5000')`) })
+    afterAll(async () => { await query(`select freshet.configure('bulk_rows', '100000')`) })
+
+    /** How many of its statements start the table anew. */
+    async function beginnings(table: string, statements: readonly string[]): Promise<number> {
+      let count = 0
+      for (const statement of statements) count += (await captured(database, table, statement)).filter((line) => line === 'bulk').length
+      return count
+    }
+
+    const rows = (t: string, from: number, to: number, v = `'row ' || i`): string => `insert into ${t} select i, ${v} from generate_series(${from}, ${to}) i`
+    const batches = (t: string, count: number, size: number, v?: string): readonly string[] =>
+      Array.from({ length: count }, (_, batch) => rows(t, 100_001 + batch * size, 100_000 + (batch + 1) * size, v))
+
+    it('starts it anew instead of telling more rows than the setting says and more than half of it', async () => {
+      const t = await watchedTable()
+      expect(await captured(database, t, rows(t, 1, 5_000))).toHaveLength(5_000)
+      expect(await captured(database, t, rows(t, 5_001, 20_000))).toEqual([...Array(1_000).fill(expect.stringContaining('→')) as unknown[], 'bulk'])
+      expect(await beginnings(t, [`copy ${t} from program 'seq -f "%.0f,copied" 20001 60000' with (format csv)`])).toBe(1)
+      const few = await captured(database, t, rows(t, 60_001, 66_000))
+      expect([few.length, new Set(few).size, few[0], few.at(-1)]).toEqual([6_000, 6_000, '{"id":60001} → {"id":60001,"v":"row 60001"}', '{"id":66000} → {"id":66000,"v":"row 66000"}'])
+      await query(`analyze ${t}`)
+      expect(new Set(await captured(database, t, `delete from ${t} where id > 60000 or id < 10`)).size).toBe(6_009)
+      expect(await beginnings(t, [`delete from ${t}`])).toBe(1)
+      expect(await captured(database, t, `insert into ${t} values (1, 'a')`)).toEqual(['{"id":1} → {"id":1,"v":"a"}'])
+      expect(await captured(database, t, rows(t, 1_001, 2_000))).toHaveLength(1_000)
+    })
+
+    it('is not fooled by old statistics, by what is compressed, nor by rows that are not like the others', async () => {
+      const unanalyzed = 'with (autovacuum_enabled = off)'
+      const old = await watchedTable(undefined, undefined, unanalyzed)
+      await query(`insert into ${old} values (1, 'a')`)
+      await query(`vacuum analyze ${old}`)
+      expect(await beginnings(old, batches(old, 3, 6_000))).toBe(1)
+      const emptied = await watchedTable(undefined, undefined, unanalyzed)
+      await query(rows(emptied, 1, 40_000))
+      await query(`delete from ${emptied} where id < 39991`)
+      await query(`vacuum analyze ${emptied}`)
+      expect(await beginnings(emptied, batches(emptied, 3, 6_000))).toBe(0)
+      const compressed = await watchedTable(undefined, undefined, unanalyzed)
+      expect(await beginnings(compressed, batches(compressed, 2, 5_001, `repeat('x', 2100)`))).toBe(0)
+      const uneven = await watchedTable(undefined, undefined, unanalyzed)
+      await query(rows(uneven, 1, 5_000))
+      expect(await beginnings(uneven, batches(uneven, 3, 6_000, `case when i % 6000 between 1 and 100 then repeat(md5(i::text), 40) end`))).toBe(1)
+    })
+
+    it.skipIf(postgresMajor < 15)('Harmless: does not read what is stored apart from the rows', async () => {
+      const t = await watchedTable('id int primary key, v text, w text')
+      await query(`alter table ${t} alter v set storage external`)
+      await query(`insert into ${t} select i, repeat('x', 10000) from generate_series(1, 6000) i`)
+      const toast = (await query<{ name: string }>(`select reltoastrelid::regclass::text as name from pg_class where oid = '${t}'::regclass`))[0]?.name ?? ''
+      const reads = async (): Promise<number> => Number((await query<{ reads: string }>(`select pg_stat_get_blocks_fetched('${toast}'::regclass) as reads`))[0]?.reads)
+      const writer = await database.connect()
+      const fetched = async (sql: string): Promise<number> => {
+        await writer.query(`select pg_stat_force_next_flush()`)
+        const before = await reads()
+        await writer.query(sql)
+        await writer.query(`select pg_stat_force_next_flush()`)
+        return await reads() - before
+      }
+      // A deleted row's values are looked up to be deleted, whoever captures it.
+      await query(`alter table ${t} disable trigger all`)
+      const unwatched = await fetched(`begin; delete from ${t}; rollback`)
+      await query(`alter table ${t} enable trigger all; select freshet.watch('${t}')`)
+      expect(await fetched(`begin; delete from ${t}; rollback`)).toBeLessThan(unwatched * 1.1)
+    })
+
+    it('Harmless: measures the rows by the types they have now, in a session that knew them otherwise', async () => {
+      const t = await watchedTable('id int primary key, v text, w int')
+      const writer = await database.connect()
+      const insert = (from: number, values: string): Promise<unknown> => writer.query(`insert into ${t} select i, ${values} from generate_series(${from}, ${from + 5_999}) i`)
+      for (let from = 1; from < 60_000; from += 6_000) await insert(from, `'text', i`)
+      await query(`alter table ${t} alter v type int using 1, alter w type text using 'text'`)
+      await insert(60_001, `i, 'text'`)
+      await writer.query(`delete from ${t}`)
+      expect((await linesOf(database, t)).at(-1)?.row).toBe('bulk')
+    })
+
+    it('tells each row where it must', async () => {
+      const t = await watchedTable()
+      await query(`select freshet.configure('bulk_rows', 'never')`)
+      expect(new Set(await captured(database, t, rows(t, 1, 7_000))).size).toBe(7_000)
+      await query(`select freshet.configure('bulk_rows', '5000')`)
+    })
   })
 
   it('captures replica-role sessions once', async () => {

@@ -226,9 +226,8 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
       expect(await ringsDuring(() => query(`truncate public.rung`))).toBe(1)
       expect(await ringsDuring(() => query(`delete from public.rung`))).toBe(0)
       expect(await ringsDuring(() => query(`begin; insert into public.rung values (9, 'a'); rollback`))).toBe(0)
-      await query(`create table public.large (id int primary key); insert into public.large select generate_series(1, 30000); select freshet.watch('public.large')`)
-      // 5,001 rows: the first of them are written apart from the rest, of which there is none.
-      expect(await ringsDuring(() => query(`insert into public.large select generate_series(40000, 45000)`))).toBe(1)
+      // A thousand rows are written apart from the rest, of which there is none.
+      expect(await ringsDuring(() => query(`insert into public.rung select generate_series(1001, 2000)`))).toBe(1)
       await setLease('awake_until', 60_000)
       expect(await ringsDuring(() => query(`insert into public.rung values (2, 'a')`))).toBe(0)
     })
@@ -258,9 +257,12 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
     })
 
     it('configure refuses what it does not know, and says what there is', async () => {
-      await expect(query(`select freshet.configure('wakes', 'poll')`)).rejects.toMatchObject({ code: '22023', message: `'wakes' is not a setting`, hint: 'The settings: wake.' })
-      for (const value of [`'never'`, 'null']) {
-        await expect(query(`select freshet.configure('wake', ${value})`)).rejects.toMatchObject({ code: '22023', message: `wake cannot be ${value}` })
+      await expect(query(`select freshet.configure('wakes', 'poll')`)).rejects.toMatchObject({ code: '22023', message: `'wakes' is not a setting`, hint: 'The settings: wake, bulk_rows.' })
+      for (const [name, values] of [['wake', [`'never'`, 'null']], ['bulk_rows', [`'999'`, `'0'`, `'1e6'`, `'12345678901'`, `'1000
+'`, `'poll'`, 'null']]] as const) {
+        for (const value of values) {
+          await expect(query(`select freshet.configure('${name}', ${value})`)).rejects.toMatchObject({ code: '22023', message: `${name} cannot be ${value}` })
+        }
       }
     })
 

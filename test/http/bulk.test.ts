@@ -1,5 +1,6 @@
 /** A statement that fills or empties a table is a new beginning of it: everybody has the rows, and who is elsewhere notices nothing. */
 import { afterAll, beforeAll, expect, it } from 'vitest'
+import { createDatabase } from '../support/database.ts'
 import { Following } from '../support/replica.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
 import { openStream, Replica } from '../support/sse.ts'
@@ -12,7 +13,11 @@ const SETUP = `
 
 let server: TestServer
 const followings: Following[] = []
-beforeAll(async () => { server = await startTestServer({ setup: SETUP }) })
+beforeAll(async () => {
+  const database = await createDatabase()
+  await database.query(`${SETUP} select freshet.configure('bulk_rows', '5000')`)
+  server = await startTestServer({ database })
+})
 afterAll(() => Promise.all(followings.map((following) => following.stop())))
 
 function follow(channel: string): Following {

@@ -163,7 +163,7 @@ const changeQueue: Step = async ({ random, query, stamp, note }) => {
 
 /** All rows of a batch anew: by COPY, by INSERT … SELECT, or by MERGE over what is there. The largest may start the table anew. */
 const fillBatch: Step = async ({ random, query, copy, stamp, note }) => {
-  const [batch, size, how] = [random.between(1, BATCHES), random.pick([10, 200, 1_200, 2_500, 6_000]), random.pick(['copy', 'insert', 'merge'])]
+  const [batch, size, how] = [random.between(1, BATCHES), random.pick([10, 200, 1_200, 2_500]), random.pick(['copy', 'insert', 'merge'])]
   await query(`update guard set taken = taken + 1 where name = 'bulk'`)
   const first = batch * 10_000
   if (how === 'merge') {

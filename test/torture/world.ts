@@ -55,6 +55,8 @@ export class World {
     try {
       await world.query(await readFile(new URL('schema.sql', import.meta.url), 'utf8'))
       await Promise.all(nodes.map((node) => world.startNode(node)))
+      // So few that the tables of a run can be filled and emptied.
+      await world.query(`select freshet.configure('bulk_rows', '2000')`)
       for (const { name, filter } of TABLES) await world.watch(name, filter === null ? [] : [filter.column])
       for (const node of nodes) await persist(() => world.#knowsAll(node), START_DEADLINE_MS)
       return world
