@@ -1,8 +1,8 @@
 -- Capture: the trigger functions are generated for each watched table, from its definition in freshet.tables.
 --
 -- An UPDATE is captured row by row, which costs a write of one row half as much as a statement's transition tables and their join,
--- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement; one
--- of very many rows, most of their table, starts it anew as TRUNCATE does: a bulk load.
+-- and a row of very many about twice as much. INSERT and DELETE are captured by one insert-select a statement; one of very many rows
+-- that are most of their table (a bulk load) starts it anew, as TRUNCATE does.
 --
 -- The truth about a key is the row in the table as this transaction sees it now. What the trigger is given is that row unless the
 -- host has written it again since, in a trigger or a function of its own, and such a write was captured before (one that is captured
@@ -163,8 +163,9 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case when watched.filter_columns = '{}' then 'null' else freshet.rendered(watched, alias, watched.filter_columns) end
 $$;
 
--- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows`, or of those that `source` says, into the log table in use.
-create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, source text default '%s where %s') returns text
+-- Writes a line for `new` or `old`, or one for each of `new_rows` or `old_rows` (or of `source` under that alias, or of a `range` of them),
+-- into the log table in use.
+create function freshet.log_lines(watched freshet.tables, alias text, new_row text, old_filters text, source text default null, range text default '') returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
@@ -173,13 +174,13 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
     end if;
 $statement$,
-    format('select %s, %s, %s, %s, %s%s',
+    -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
+    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null%s',
       -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
       -- apart costs more than it saves.
       case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
       watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
-      -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
-      format(source, case when alias in ('new', 'old') then '' else ' from ' || alias end, format('%L::regclass is not null', watched.relation::oid))))
+      case when alias in ('new', 'old') then '' else ' from ' || coalesce(source, alias) end, watched.relation::oid, range))
 $$;
 
 -- Whether so many rows, which take so many bytes, are more than half of a table. By its size and its statistics, since reading it would be a
@@ -216,8 +217,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       found := true;
     end if;
 $statement$,
-    freshet.log_lines(watched, alias, new_row, old_filters, '%s where %s limit 1000'), value, watched.relation::oid, freshet.row_bytes(watched, alias), alias, watched.id,
-    freshet.log_lines(watched, alias, new_row, old_filters, format(' from (select * from %1$s offset 1000) %1$s where %%2$s', alias))) end
+    freshet.log_lines(watched, alias, new_row, old_filters, range => ' limit 1000'), value, watched.relation::oid, freshet.row_bytes(watched, alias), alias, watched.id,
+    freshet.log_lines(watched, alias, new_row, old_filters, source => format('(select * from %1$s offset 1000) %1$s', alias))) end
   from freshet.settings where name = 'bulk_rows'
 $$;
 
