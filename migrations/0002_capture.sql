@@ -219,7 +219,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $statement$,
     freshet.log_lines(watched, alias, new_row, old_filters, range => ' limit 1000'), value, watched.relation::oid, freshet.row_bytes(watched, alias), alias, watched.id,
     freshet.log_lines(watched, alias, new_row, old_filters, source => format('(select * from %1$s offset 1000) %1$s', alias))) end
-  from freshet.settings where name = 'bulk_rows'
+  from (select coalesce((select value from freshet.settings where name = 'bulk_rows'), 'never') as value) setting
 $$;
 
 -- A plan is kept for a session, in which the table may grow: the key's index must always be used. A generic plan locks every
