@@ -201,11 +201,11 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select '32' || string_agg(format(' + coalesce(pg_column_size(%s.%I), 0)', alias, name), '' order by attnum) from freshet.captured_columns(watched)
 $$;
 
--- Writes a line for each of `new_rows` or `old_rows`. Where they are more than the setting says and more than half of their table, it starts
--- anew instead: its clients read it sooner than so many lines, and whoever loads or empties it is spared writing it twice.
-create function freshet.log_statement(watched freshet.tables, alias text, new_row text, old_filters text) returns text
+-- As log_lines; but where `new_rows` or `old_rows` are more than the setting says and more than half of their table, it starts anew
+-- instead: its clients read it sooner than so many lines, and whoever loads or empties it is spared writing it twice.
+create function freshet.log_touched(watched freshet.tables, alias text, new_row text, old_filters text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select case when value = 'never' then freshet.log_lines(watched, alias, new_row, old_filters) else format($statement$%1$s
+  select case when alias in ('new', 'old') or value = 'never' then freshet.log_lines(watched, alias, new_row, old_filters) else format($statement$%1$s
     get diagnostics written = row_count;
     -- Most statements are over, and were not counted twice.
     if written = 1000 then
@@ -248,17 +248,11 @@ declare
     -- The row that had this key before is the old one only if the key stayed.
     when level = 'ROW' then format('case when stays then %s end', freshet.rendered_filters(watched, 'old'))
     else 'null' end;
-  given_row text := case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end;
-  true_row text := freshet.truth(watched, alias);
-  given text;
-  truly text;
+  given text := freshet.log_touched(watched, alias, case side when 'new' then freshet.rendered_row(watched, alias) else 'null' end, old_filters);
+  truly text := freshet.log_touched(watched, alias, freshet.truth(watched, alias), old_filters);
 begin
   if level = 'ROW' then
-    given := freshet.log_lines(watched, alias, given_row, old_filters);
-    truly := freshet.planned_by_key(watched, freshet.log_lines(watched, alias, true_row, old_filters));
-  else
-    given := freshet.log_statement(watched, alias, given_row, old_filters);
-    truly := freshet.log_statement(watched, alias, true_row, old_filters);
+    truly := freshet.planned_by_key(watched, truly);
   end if;
   if side = 'new' and freshet.has_virtual_columns(watched.relation) then
     return truly;
@@ -373,7 +367,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       -- A condition of its own: where the key has another name by now, it must not even be read.
       when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched),
         freshet.log_lines(watched, 'new', freshet.rendered_row(watched, 'new'), freshet.rendered_filters(watched, 'old')))
-      else freshet.log_statement(watched, 'new_rows', freshet.rendered_row(watched, 'new_rows'), 'null')
+      else freshet.log_touched(watched, 'new_rows', freshet.rendered_row(watched, 'new_rows'), 'null')
         || freshet.leave_mark(freshet.captured_mark(watched)) || E'    return null;\n' end) end
 $$;
 

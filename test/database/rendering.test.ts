@@ -258,8 +258,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
 
     it('configure refuses what it does not know, and says what there is', async () => {
       await expect(query(`select freshet.configure('wakes', 'poll')`)).rejects.toMatchObject({ code: '22023', message: `'wakes' is not a setting`, hint: 'The settings: wake, bulk_rows.' })
-      for (const [name, values] of [['wake', [`'never'`, 'null']], ['bulk_rows', [`'999'`, `'0'`, `'1e6'`, `'12345678901'`, `'1000
-'`, `'poll'`, 'null']]] as const) {
+      for (const [name, values] of [['wake', [`'never'`, 'null']], ['bulk_rows', [`'999'`, `'0'`, `'1e6'`, `'12345678901'`, `'1000\n'`, `'poll'`, 'null']]] as const) {
         for (const value of values) {
           await expect(query(`select freshet.configure('${name}', ${value})`)).rejects.toMatchObject({ code: '22023', message: `${name} cannot be ${value}` })
         }
