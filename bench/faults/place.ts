@@ -2,6 +2,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
 import { Cluster } from '../../test/support/cluster.ts'
+import { freePort } from '../../test/support/ports.ts'
 import { startServerProcess, type ServerProcess } from '../../test/support/server-process.ts'
 import { FaultClient } from './client.ts'
 
@@ -23,14 +24,14 @@ export class Place {
     this.cluster = cluster
     this.database = database
     this.server = server
-    this.#environment = { ...environment, PORT: new URL(server.url).port }
+    this.#environment = environment
   }
 
   static async start(environment: Readonly<Record<string, string>> = {}): Promise<Place> {
     const cluster = await Cluster.start()
     const database = new pg.Pool({ connectionString: cluster.url, max: 5 })
     database.on('error', () => undefined)
-    const all = { DATABASE_URL: cluster.url, PORT: '0', LOG_LEVEL: 'fatal', RATE_LIMIT: '0', ...environment }
+    const all = { DATABASE_URL: cluster.url, PORT: String(await freePort()), LOG_LEVEL: 'fatal', RATE_LIMIT: '0', ...environment }
     const place = new Place(cluster, database, await startServerProcess({ environment: all }), all)
     await database.query(`create table t (id int primary key, v int not null, mark int not null default 0);
       insert into t select id, 0 from generate_series(0, ${ROWS}) id; select freshet.watch('t')`)

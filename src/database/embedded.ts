@@ -7,7 +7,6 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { realpath, rename, rm, writeFile } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import pg from 'pg'
@@ -15,6 +14,7 @@ import {
   EmbeddedError, errorCode, giveTree, locateBinaries, openStateDirectory, prepareBinaries, removeLeftovers, serverUser,
   withTemporary, type Binaries,
 } from './embedded-files.ts'
+import { freePort, isFree } from './free-port.ts'
 import { claimDirectory, Postmaster, readIfExists, readLock, runTool, type Claim, type Tools } from './embedded-process.ts'
 
 export { defaultStateDirectory, EmbeddedError, locateBinaries, type Binaries, type StateEnvironment } from './embedded-files.ts'
@@ -223,24 +223,10 @@ async function writeWhole(path: string, text: string): Promise<void> {
 /** The port of the last start if it is free, else any free one. */
 async function choosePort(directory: string): Promise<number> {
   const last = Number(await readIfExists(join(directory, 'port')))
-  return last > 0 && last < 65_536 ? await bindable(last) ?? await freePort() : await freePort()
-}
-
-async function freePort(): Promise<number> {
-  const port = await bindable(0)
+  if (last > 0 && last < 65_536 && await isFree(last)) return last
+  const port = await freePort()
   if (port === undefined) throw new EmbeddedError('No port is free on 127.0.0.1. Stop some programs, or set DATABASE_URL.')
   return port
-}
-
-function bindable(port: number): Promise<number | undefined> {
-  return new Promise((resolve) => {
-    const probe = createServer()
-    probe.once('error', () => resolve(undefined))
-    probe.listen(port, '127.0.0.1', () => {
-      const address = probe.address()
-      probe.close(() => resolve(typeof address === 'object' ? address?.port : undefined))
-    })
-  })
 }
 
 async function connectWhenReady(postmaster: Postmaster, address: Address): Promise<pg.Client> {

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { chromium, type BrowserContext, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres } from '../support/database.ts'
+import { freePort } from '../support/ports.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
 import { findExecutable, requireTool } from '../support/tools.ts'
 
@@ -109,8 +110,8 @@ describe.skipIf(!hasPostgres || executable === null)('native EventSource', () =>
   it('resumes without a gap after the server is restarted', async () => {
     const database = await createDatabase()
     await database.query(`create table steps (id int primary key); select freshet.watch('steps')`)
-    const first = await startTestServer({ database })
-    const port = new URL(first.url).port
+    const environment = { PORT: String(await freePort()) }
+    const first = await startTestServer({ database, environment })
     const profile = await mkdtemp(join(tmpdir(), 'freshet-chromium-'))
     const browser = await chromium.launchPersistentContext(profile, { executablePath: executable ?? '', headless: true, args: QUIET })
     try {
@@ -122,7 +123,7 @@ describe.skipIf(!hasPostgres || executable === null)('native EventSource', () =>
       await expect.poll(() => page.evaluate(seen)).toMatchObject({ ids: 10 })
       await first.close()
       await database.query('insert into steps select generate_series(11, 20)')
-      const second = await startTestServer({ database, environment: { PORT: port } })
+      const second = await startTestServer({ database, environment })
       await database.query('insert into steps select generate_series(21, 30)')
       await expect.poll(() => page.evaluate(seen), { timeout: 20_000 }).toEqual({ resets: 1, ids: 30, gaps: [], closed: false })
       await second.close()

@@ -141,6 +141,8 @@ describe('an embedded server', { timeout: 60_000 }, () => {
     await server.stop()
     const again = await start(directory, { database: 'odd "name"' })
     expect(again.url).toBe(server.url)
+    // Nothing else gets it meanwhile as the port of an outgoing connection.
+    expect(server.port).toBeLessThan(32_768)
   })
 
   it('knows Unicode whatever the locale of the shell', async () => {

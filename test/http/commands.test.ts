@@ -10,6 +10,7 @@ import { afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { turnLog } from '../../src/clock/retention.ts'
 import { createPool } from '../../src/database/pool.ts'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
+import { freePort } from '../support/ports.ts'
 import { startTestServer, type PollBody, type TestServer } from '../support/server.ts'
 import { findExecutable, requireTool } from '../support/tools.ts'
 
@@ -215,13 +216,14 @@ describe.skipIf(!hasPostgres)('channels, status and tail', () => {
 
   it('comes back to a server that was away, with nothing lost and nothing twice', async () => {
     const database = await createDatabase()
-    const first = await startTestServer({ database, setup: `create table public.items (id int primary key); select freshet.watch('public.items')` })
+    const environment = { PORT: String(await freePort()) }
+    const first = await startTestServer({ database, environment, setup: `create table public.items (id int primary key); select freshet.watch('public.items')` })
     const tail = launch(['tail', 'items', '--url', first.url])
     const state = await delta(tail, ({ reset }) => reset)
     await first.close()
     await tail.complaint((line) => line.includes('trying again in'))
     await database.query('insert into public.items values (1)')
-    await startTestServer({ database, environment: { PORT: splitAddress(first.url).port } })
+    await startTestServer({ database, environment })
     expect(await delta(tail, hasKey(1))).toMatchObject({ since: state.version, changes: [{ op: 'upsert', row: { id: 1 } }] })
   })
 

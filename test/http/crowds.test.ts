@@ -4,6 +4,7 @@ import { EventSource } from 'eventsource'
 import { afterEach, describe, expect, it, onTestFinished } from 'vitest'
 import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { serve } from '../support/place.ts'
+import { freePort } from '../support/ports.ts'
 import { startProxy } from '../support/proxy.ts'
 import { openSocket } from '../support/raw.ts'
 import { Following } from '../support/replica.ts'
@@ -67,8 +68,8 @@ describe.skipIf(!hasPostgres)('an EventSource', () => {
     const database = await createWatched()
     await database.query('insert into t values (1, 7)')
     const proxy = await startProxy(database.url)
-    const first = await serve(database, { databaseUrl: proxy.url, environment: { MAX_STREAMS: '2', DRAIN_SECONDS: '1' } })
-    const { port } = new URL(first.url)
+    const PORT = String(await freePort())
+    const first = await serve(database, { databaseUrl: proxy.url, environment: { PORT, MAX_STREAMS: '2', DRAIN_SECONDS: '1' } })
     const sources: { readonly source: EventSource; readonly replica: Replica; ends: number; isLost: boolean }[] = []
     onTestFinished(() => { for (const { source } of sources) source.close() })
     const open = (query = ''): { ends: number } => {
@@ -100,7 +101,7 @@ describe.skipIf(!hasPostgres)('an EventSource', () => {
     const late = open()
     await expect.poll(() => late.ends).toBeGreaterThan(0)
     await closing
-    const again = await serve(database, { environment: { PORT: port } })
+    const again = await serve(database, { environment: { PORT } })
     await database.query('insert into t values (2, 7)')
     for (const { replica } of sources) {
       await expect.poll(() => [...replica.rows.values()].map((row) => JSON.stringify(row)).sort(), { timeout: 40_000 }).toEqual(await rowsOfT(database))

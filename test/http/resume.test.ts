@@ -1,5 +1,6 @@
 import { EventSource } from 'eventsource'
 import { beforeAll, describe, expect, it } from 'vitest'
+import { freePort } from '../support/ports.ts'
 import { startTestServer, type TestServer } from '../support/server.ts'
 import { openStream, Replica, type Delta } from '../support/sse.ts'
 
@@ -144,8 +145,8 @@ describe('a client that breaks off and comes back', () => {
 
 describe('the EventSource of npm', () => {
   it('goes on where it was after the server was started again on the same port', async () => {
-    const first = await startTestServer({ setup: SETUP })
-    const { port } = new URL(first.url)
+    const environment = { PORT: String(await freePort()) }
+    const first = await startTestServer({ setup: SETUP, environment })
     const replica = new Replica()
     const source = new EventSource(`${first.url}/v1/channels/items/stream`)
     source.onmessage = ({ data }: { readonly data: string }) => { replica.apply(JSON.parse(data) as Delta) }
@@ -154,7 +155,7 @@ describe('the EventSource of npm', () => {
     await expect.poll(() => rowsOf(replica)).toEqual(await selected(first))
     await first.close()
     await first.database.query('update items set n = 2 where id = 1; delete from items where id = 2')
-    const second = await startTestServer({ database: first.database, environment: { PORT: port } })
+    const second = await startTestServer({ database: first.database, environment })
     await expect.poll(() => rowsOf(replica)).toEqual(await selected(second))
     expect(replica.resets).toBe(1)
     source.close()

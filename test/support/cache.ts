@@ -6,6 +6,7 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { assertConforms } from './contract.ts'
 import { oftenerThanOnceASecond, Origin, type OriginRequest } from './origin.ts'
 import { Poller } from './poller.ts'
+import { freePort } from './ports.ts'
 import { startTestServer, type PollBody, type TestServer } from './server.ts'
 
 export interface CachedServer {
@@ -34,7 +35,8 @@ function shuffle(n: number): string {
 
 /** A server, with the cache that `start` puts in front of it. */
 export async function startCached(start: (origin: string) => Promise<{ readonly url: string }>): Promise<CachedServer> {
-  const server = await startTestServer({ setup: SETUP, environment: { TRUST_PROXY: '1' }, streams: { heartbeatMs: 300 } })
+  const environment = { TRUST_PROXY: '1', PORT: String(await freePort()) }
+  const server = await startTestServer({ setup: SETUP, environment, streams: { heartbeatMs: 300 } })
   const origin = await Origin.start(server.url)
   const { url } = await start(origin.url)
   return { server, url, origin }

@@ -1,14 +1,12 @@
 /** Ports of this machine. Knows no test runner. */
 import { once } from 'node:events'
-import { connect, createServer, type AddressInfo } from 'node:net'
+import { connect } from 'node:net'
+import { freePort as find } from '../../src/database/free-port.ts'
 
-/** A port that nobody has, a moment ago. */
+/** One that nobody has, a moment ago, and that no outgoing connection takes: for what is told its port, or comes back to it. */
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
+  const port = await find()
+  if (port === undefined) throw new Error('no port is free')
   return port
 }
 

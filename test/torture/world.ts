@@ -61,8 +61,9 @@ export class World {
       for (const node of nodes) await persist(() => world.#knowsAll(node), START_DEADLINE_MS)
       return world
     } catch (error) {
+      const said = await world.logTail(40)
       await world.close()
-      throw error
+      throw new Error(`the nodes did not come up; the end of their log:\n${said}`, { cause: error })
     }
   }
 
