@@ -56,6 +56,7 @@ create table freshet.channels (
   filters text[] not null,
   public boolean not null
 );
+create index channels_table_id on freshet.channels (table_id);
 
 -- The log is two plain tables used in turn. The idle one is emptied by TRUNCATE before the log turns to it, when no
 -- transaction that could have written it is open, so that retention never makes a writer wait.

@@ -51,7 +51,7 @@ begin
   elsif relation.relrowsecurity then
     raise exception 'cannot watch %: row-level security is enabled on it, and a channel would show every row', target
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
-  elsif exists (select from pg_partition_tree(target) join pg_class on pg_class.oid = relid where relpersistence <> 'p') then
+  elsif exists (select from pg_partition_tree(target) where (select relpersistence from pg_class where oid = relid) <> 'p') then
     raise exception 'cannot watch %: it has an unlogged partition, which loses its rows without a trace', target
       using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table … set logged).';
   end if;
@@ -137,6 +137,8 @@ end
 $$;
 
 -- Everything about the catalog that capture and the channels of a table depend on.
+-- Here and below, what a trigger's function or a partition is, is looked up one by one: the planner, who expects few in this schema, would
+-- join by reading the functions of all watched tables, for each of them.
 create function freshet.fingerprint(target regclass) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|',
@@ -148,8 +150,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
     freshet.has_virtual_columns(target),
     (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
-      from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-      where pronamespace = 'freshet'::regnamespace and tgrelid = any ((select freshet.with_partitions(target))::oid[]))))
+      from pg_trigger where tgrelid = any ((select freshet.with_partitions(target))::oid[])
+        and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace)))
 $$;
 
 -- What is wrong with the triggers of a watched table; null when capture is whole.
@@ -224,9 +226,8 @@ declare
   member record;
 begin
   for member in
-    select tgrelid::regclass as relid, tgname from pg_trigger join pg_proc on pg_proc.oid = tgfoid
-    where pronamespace = 'freshet'::regnamespace and tgparentid = 0
-      and tgrelid = any ((select freshet.with_partitions(target))::oid[])
+    select tgrelid::regclass as relid, tgname from pg_trigger where tgrelid = any ((select freshet.with_partitions(target))::oid[])
+      and tgparentid = 0 and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace
   loop
     execute format('drop trigger %I on %s', member.tgname, freshet.quoted_name(member.relid));
   end loop;

@@ -21,6 +21,8 @@ export interface HousekeeperOptions {
   readonly everyMs?: number
 }
 
+/** The more tables are watched, the longer comparing them with the catalog takes: it rests so many times as long, but no longer than this. */
+const DRIFT_REST = { times: 50, mostMs: 50_000 }
 /** Rounds between two savings of what was touched: about a minute. */
 const ROUNDS_TO_REMEMBER = 6
 
@@ -28,6 +30,7 @@ export class Housekeeper {
   readonly #options: HousekeeperOptions
   #timer: NodeJS.Timeout | undefined
   #round = 0
+  #comparesAfterMs = -Infinity
   #working: Promise<void> = Promise.resolve()
   #isClosed = false
 
@@ -82,7 +85,14 @@ export class Housekeeper {
 
   async #detectDrift(): Promise<void> {
     const { pool, onDrift } = this.#options
-    const { rows } = await pool.query<{ table_name: string; outcome: string }>('select * from freshet.detect_drift()')
-    for (const { table_name, outcome } of rows) onDrift(table_name, outcome)
+    const startedMs = performance.now()
+    if (startedMs < this.#comparesAfterMs) return
+    try {
+      const { rows } = await pool.query<{ table_name: string; outcome: string }>('select * from freshet.detect_drift()')
+      for (const { table_name, outcome } of rows) onDrift(table_name, outcome)
+    } finally {
+      const endedMs = performance.now()
+      this.#comparesAfterMs = endedMs + Math.min(DRIFT_REST.mostMs, DRIFT_REST.times * (endedMs - startedMs))
+    }
   }
 }

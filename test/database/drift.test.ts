@@ -260,3 +260,31 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a schema owner who does not own the 
     expect(await captured(database, 'app.parts', () => owner.query('truncate app.parts_1'))).toEqual(['truncate'])
   })
 })
+
+describe.skipIf(!hasPostgres)('comparing many tables with the catalog', () => {
+  it('reads no more for each of them than for one of few', async () => {
+    const database = await createDatabase()
+    const connection = await database.connect()
+    // As on the server's connections.
+    await connection.query('set enable_seqscan = off')
+    const watch = async (from: number, to: number): Promise<void> => {
+      for (let table = from; table < to; table += 1) await database.query(`create table t${table} (id int primary key, n int); select freshet.watch('t${table}', filters => '{n}')`)
+    }
+    const readATable = async (): Promise<number> => {
+      await connection.query('begin')
+      await connection.query('select freshet.detect_drift()')
+      const { rows: [read] } = await connection.query<{ rows: number }>(`
+        select sum(seq_tup_read + idx_tup_fetch)::float8 / (select count(*) from freshet.tables) as rows from pg_stat_xact_all_tables`)
+      await connection.query('rollback')
+      return read?.rows ?? NaN
+    }
+    await watch(0, 10)
+    // The first time fills the caches of the connection.
+    await readATable()
+    const few = await readATable()
+    await watch(10, 60)
+    await readATable()
+    // What is read once for all is shared by more.
+    expect(await readATable()).toBeLessThan(few)
+  })
+})

@@ -250,6 +250,23 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
     expect(service?.renewed).toBe(true)
   })
 
+  it('rests fifty times as long as it took to compare the tables with the catalog', async () => {
+    const database = await createDatabase()
+    await database.query(`create sequence compared; create or replace function freshet.detect_drift() returns table (table_name text, outcome text)
+      language plpgsql as $$ begin perform nextval('public.compared'), pg_sleep(0.2); raise exception 'and the same after a failure'; end $$`)
+    const pool = createPool({ url: database.url, max: 3, onError: () => undefined })
+    let rounds = 0
+    const housekeeper = new Housekeeper({
+      pool, keepMs: 60_000, maxBytes: 1e9, everyMs: 5, isLeading: () => true, onDrift: () => undefined, onPolls: () => { rounds += 1 },
+      onTurned: () => undefined, onError: () => undefined,
+    })
+    housekeeper.start()
+    await expect.poll(() => rounds).toBeGreaterThan(10)
+    await housekeeper.close()
+    await pool.end()
+    expect(await database.query('select last_value::int as times from compared')).toEqual([{ times: 1 }])
+  })
+
   it('leaves everything to the leader', async () => {
     const database = await createDatabase()
     const pool = createPool({ url: database.url, max: 3, onError: () => undefined })
