@@ -7,7 +7,7 @@
  *     └───────────────────────────────────┼── fence passed ─────────────────────┘ may not have rung: read until they ended
  */
 
-/** Reads in a row that found something before waking pays: one more and it is a stream of changes, not a change. */
+/** So many reads in a row that found something, each with a ring before it was over, are a stream of changes, and no longer single ones. */
 const DENSE_READS = 3
 /** Without a change for this long, writers may as well ring. */
 const AWAKE_IDLE_MS = 100
@@ -26,6 +26,8 @@ export interface BellOptions {
 
 export interface Reading {
   readonly found: boolean
+  /** Somebody has rung since it began. */
+  readonly isRung: boolean
   readonly tookMs: number
   readonly nowMs: number
   /** The oldest transaction id still in progress, from the snapshot read. */
@@ -70,11 +72,12 @@ export class Bell {
     }
   }
 
-  #afterReadAsleep({ found, nowMs }: Reading, before: number): Next {
-    const denseReads = found ? before + 1 : 0
+  // Who has committed since has rung, or will: there is no need to look again.
+  #afterReadAsleep({ found, isRung, nowMs }: Reading, before: number): Next {
+    const denseReads = found && isRung ? before + 1 : 0
     if (denseReads >= DENSE_READS) return this.#wake(nowMs)
     this.#mode = { name: 'asleep', denseReads }
-    return { waitMs: found ? 0 : this.#safetyMs, lease: null }
+    return { waitMs: this.#safetyMs, lease: null }
   }
 
   #wake(nowMs: number): Next {

@@ -4,8 +4,8 @@ import { Bell, LEASE_MS, type Next, type Reading } from '../../src/clock/bell.ts
 
 const SAFETY_MS = 60_000
 
-function reading(nowMs: number, found: boolean, oldestInProgress = 1_000n): Reading {
-  return { nowMs, found, tookMs: 1, oldestInProgress }
+function reading(nowMs: number, found: boolean, { oldestInProgress = 1_000n, isRung = false } = {}): Reading {
+  return { nowMs, found, isRung, tookMs: 1, oldestInProgress }
 }
 
 /** A bell that has gone to sleep: nothing found, the lease given back, fence 500 passed. Returns the moment. */
@@ -25,16 +25,19 @@ describe('the bell', () => {
     expect(bell.afterRead(reading(nowMs, false))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
   })
 
-  it('stays asleep for single changes, and wakes only when reads in a row find more', () => {
+  it('stays asleep for single changes, which it need not look behind, and wakes only when reads in a row are rung for before they are over', () => {
     const { bell, nowMs } = fallenAsleep()
+    const rung = { isRung: true }
     for (let change = 0; change < 10; change += 1) {
-      expect(bell.afterRead(reading(nowMs, true))).toEqual<Next>({ waitMs: 0, lease: null })
-      expect(bell.afterRead(reading(nowMs, true))).toEqual<Next>({ waitMs: 0, lease: null })
-      expect(bell.afterRead(reading(nowMs, false)).waitMs).toBe(SAFETY_MS)
+      expect(bell.afterRead(reading(nowMs, true))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
+      bell.afterRead(reading(nowMs, true, rung))
+      bell.afterRead(reading(nowMs, true, rung))
+      // Whoever rang was seen already.
+      expect(bell.afterRead(reading(nowMs, false, rung))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
     }
-    bell.afterRead(reading(nowMs, true))
-    bell.afterRead(reading(nowMs, true))
-    expect(bell.afterRead(reading(nowMs, true))).toEqual<Next>({ waitMs: 0, lease: 'renew' })
+    bell.afterRead(reading(nowMs, true, rung))
+    bell.afterRead(reading(nowMs, true, rung))
+    expect(bell.afterRead(reading(nowMs, true, rung))).toEqual<Next>({ waitMs: 0, lease: 'renew' })
     expect(bell.mode).toBe('awake')
   })
 
@@ -65,22 +68,22 @@ describe('the bell', () => {
     const bell = new Bell({ safetyMs: SAFETY_MS })
     bell.afterRead(reading(10_000, true))
     expect(bell.afterRead(reading(10_100, false)).lease).toBeNull()
-    expect(bell.afterRead(reading(10_101, false, 500n))).toEqual<Next>({ waitMs: 0, lease: 'give-back' })
+    expect(bell.afterRead(reading(10_101, false, { oldestInProgress: 500n }))).toEqual<Next>({ waitMs: 0, lease: 'give-back' })
     bell.fenceTaken(500n)
     const waits: number[] = []
-    for (let read = 0; read < 40; read += 1) waits.push(bell.afterRead(reading(10_101, false, 500n)).waitMs)
+    for (let read = 0; read < 40; read += 1) waits.push(bell.afterRead(reading(10_101, false, { oldestInProgress: 500n })).waitMs)
     expect(bell.mode).toBe('settling')
     expect(waits[0]).toBe(5)
     expect(waits).toEqual([...waits].sort((a, b) => a - b))
     expect(Math.max(...waits)).toBe(500)
-    expect(bell.afterRead(reading(10_101, false, 501n)).waitMs).toBe(SAFETY_MS)
+    expect(bell.afterRead(reading(10_101, false, { oldestInProgress: 501n })).waitMs).toBe(SAFETY_MS)
     expect(bell.mode).toBe('asleep')
   })
 
   it('does not fall asleep on a fence that has not been taken', () => {
     const bell = new Bell({ safetyMs: SAFETY_MS })
     bell.afterRead(reading(10_000, false))
-    bell.afterRead(reading(10_000, false, 10n ** 18n))
+    bell.afterRead(reading(10_000, false, { oldestInProgress: 10n ** 18n }))
     expect(bell.mode).toBe('settling')
   })
 
@@ -168,7 +171,8 @@ class Simulation {
     const { found, oldestInProgress } = this.#read()
     this.#advance(this.#nowMs + this.#pick(this.#schedule.readMs))
     const wasAwake = this.#bell.mode === 'awake'
-    const next = this.#bell.afterRead({ found, oldestInProgress, tookMs: this.#nowMs - startedMs, nowMs: this.#nowMs + 10_000 })
+    const isRung = this.#bells && this.#hasRung(startedMs)
+    const next = this.#bell.afterRead({ found, isRung, oldestInProgress, tookMs: this.#nowMs - startedMs, nowMs: this.#nowMs + 10_000 })
     if (this.#bell.mode === 'asleep') this.#expectNobodyRelies()
     if (wasAwake && next.lease === null && this.#awakeUntilMs <= this.#nowMs) this.leasesLapsed += 1
     if (next.lease === 'renew') this.#awakeUntilMs = this.#nowMs + LEASE_MS
@@ -217,6 +221,11 @@ class Simulation {
       return Math.max(this.#nowMs, atMs) + this.#pick(this.#schedule.deliveryMs)
     }
     return null
+  }
+
+  /** Whether somebody who was not read yet has rung between then and now. */
+  #hasRung(fromMs: number): boolean {
+    return this.#writers.some(({ id, relied, commits, endMs, seenMs }) => id !== null && !relied && commits && seenMs === null && endMs > fromMs && endMs <= this.#nowMs)
   }
 
   /** Time passes: whoever inserts takes an id and looks at the lease. */
