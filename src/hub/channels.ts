@@ -16,6 +16,7 @@ export class Channels {
   readonly #casts = new LRUCache<string, string>({ maxSize: 4e6, sizeCalculation: (value, key) => value.length + key.length })
   #catalog: Catalog | null = null
   #byName: ReadonlyMap<string, ChannelDefinition> = new Map()
+  #namesOf: ReadonlyMap<number, readonly string[]> = new Map()
   #lastReading: Promise<void> = Promise.resolve()
   #nextReading: Promise<Catalog> | null = null
 
@@ -44,6 +45,11 @@ export class Channels {
     return this.#byName.get(name)
   }
 
+  /** The names of a table's channels. */
+  namesOf(tableId: number): readonly string[] {
+    return this.#namesOf.get(tableId) ?? []
+  }
+
   /** Throws ApiError unknown_channel. */
   get(name: string): ChannelDefinition {
     const channel = this.find(name)
@@ -67,6 +73,9 @@ export class Channels {
   define(catalog: Catalog): void {
     this.#catalog = catalog
     this.#byName = new Map(catalog.channels.map((channel) => [channel.name, channel]))
+    const namesOf = new Map<number, string[]>()
+    for (const { name, table } of catalog.channels) namesOf.set(table.id, [...namesOf.get(table.id) ?? [], name])
+    this.#namesOf = namesOf
   }
 
   /** A channel seen through filters given as text. Throws ApiError unknown_channel, channel_parked, unknown_filter, invalid_filter. */

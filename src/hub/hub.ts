@@ -272,8 +272,8 @@ export class Hub {
     if (version.reset.length > 0) this.#answerer.clear()
     this.#history.add(version)
     this.#feeds.tell(version)
-    for (const { name, table } of this.#channels.all) {
-      if (version.touched.includes(table.id)) this.#options.onTouched?.(name, version.mintedAtMs)
+    for (const tableId of version.touched) {
+      for (const name of this.#channels.namesOf(tableId)) this.#options.onTouched?.(name, version.mintedAtMs)
     }
   }
 
