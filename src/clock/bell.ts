@@ -7,7 +7,7 @@
  *     └───────────────────────────────────┼── fence passed ─────────────────────┘ may not have rung: read until they ended
  */
 
-/** So many reads in a row that found something, each with a ring before it was over, are a stream of changes, and no longer single ones. */
+/** So many reads in a row that found something and had reason to expect more are of a stream of changes, and no longer of single ones. */
 const DENSE_READS = 3
 /** Without a change for this long, writers may as well ring. */
 const AWAKE_IDLE_MS = 100
@@ -26,8 +26,8 @@ export interface BellOptions {
 
 export interface Reading {
   readonly found: boolean
-  /** Somebody has rung since it began. */
-  readonly isRung: boolean
+  /** Somebody has rung since it began; or nobody rang for it, so that rings are lost, or there are none. */
+  readonly mayBeMore: boolean
   readonly tookMs: number
   readonly nowMs: number
   /** The oldest transaction id still in progress, from the snapshot read. */
@@ -72,12 +72,12 @@ export class Bell {
     }
   }
 
-  // Who has committed since has rung, or will: there is no need to look again.
-  #afterReadAsleep({ found, isRung, nowMs }: Reading, before: number): Next {
-    const denseReads = found && isRung ? before + 1 : 0
+  // After what was rung for there is no need to look again: who has committed since will ring.
+  #afterReadAsleep({ found, mayBeMore, nowMs }: Reading, before: number): Next {
+    const denseReads = found && mayBeMore ? before + 1 : 0
     if (denseReads >= DENSE_READS) return this.#wake(nowMs)
     this.#mode = { name: 'asleep', denseReads }
-    return { waitMs: this.#safetyMs, lease: null }
+    return { waitMs: denseReads > 0 ? 0 : this.#safetyMs, lease: null }
   }
 
   #wake(nowMs: number): Next {

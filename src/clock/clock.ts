@@ -157,7 +157,7 @@ export class Clock {
       }
       const nowMs = performance.now()
       if (wasRung) trust.afterRing({ found: read.version !== null, nowMs })
-      const next = bell.afterRead({ found: read.version !== null, isRung: this.#wasRung, tookMs, nowMs, oldestInProgress })
+      const next = bell.afterRead({ found: read.version !== null, mayBeMore: this.#wasRung || !wasRung, tookMs, nowMs, oldestInProgress })
       if (next.lease === 'renew') await this.#setLease(connection, LEASE_MS)
       else if (next.lease === 'give-back') bell.fenceTaken(await this.#giveBackLease(connection))
       const mostMs = this.#polls ? 50 : this.#safetyMs

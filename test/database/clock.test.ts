@@ -109,26 +109,33 @@ describe.skipIf(!hasPostgres)('the clock', () => {
 })
 
 describe.skipIf(!hasPostgres)('the bell', () => {
+  async function isAwake(database: TestDatabase): Promise<boolean> {
+    const [row] = await database.query<{ awake: boolean }>(`select pg_sequence_last_value('freshet.awake_until') > extract(epoch from clock_timestamp()) * 1000 as awake`)
+    return row?.awake === true
+  }
+
+  let newest = 1_000
+
+  /** Writers side by side, so that some ring while what others rang for is being read. */
+  async function writeDensely(database: TestDatabase, isEnough: () => boolean | Promise<boolean>): Promise<void> {
+    while (!await isEnough()) await Promise.all(Array.from({ length: 6 }, () => database.query('insert into t values ($1, 0)', [newest++])))
+  }
+
   it('wakes a sleeping clock, so that no change waits for the safety poll, also one whose writer saw the clock awake', async () => {
     const { database, tableId } = await watched()
     const node = await startLeader(database, { safetyMs: 60_000 })
-    const isAwake = async (): Promise<boolean> => {
-      const [row] = await database.query<{ awake: boolean }>(`select pg_sequence_last_value('freshet.awake_until') > extract(epoch from clock_timestamp()) * 1000 as awake`)
-      return row?.awake === true
-    }
-    await expect.poll(isAwake).toBe(false)
+    await expect.poll(() => isAwake(database)).toBe(false)
     await delayOf(node, tableId, () => database.query('insert into t values (1, 0)'))
     // Writers until the clock has taken the lease; then one more, which will not ring.
-    let id = 2
-    while (!await isAwake()) await database.query('insert into t values ($1, 0)', [id++])
+    await writeDensely(database, () => isAwake(database))
     const relying = await database.connect()
     const notices: string[] = []
     const hearing = await database.connect()
     hearing.on('notification', ({ payload }) => notices.push(payload ?? ''))
     await hearing.query('listen freshet')
-    while (!await isAwake()) await database.query('insert into t values ($1, 0)', [id++])
+    await writeDensely(database, () => isAwake(database))
     await relying.query('begin; insert into t values (0, 0)')
-    await expect.poll(isAwake).toBe(false)
+    await expect.poll(() => isAwake(database)).toBe(false)
     await delayOf(node, tableId, () => relying.query('commit'))
     await hearing.query('select 1')
     expect(notices.at(-1)).toBe('version')
@@ -138,6 +145,13 @@ describe.skipIf(!hasPostgres)('the bell', () => {
     const { database, tableId } = await watched()
     const node = await startLeader(database, { safetyMs: 300, isDeaf: true })
     await delayOf(node, tableId, () => database.query('insert into t values (1, 0)'))
+  })
+
+  it('is not needed either while changes come densely: the clock finds that it is not rung for, and looks by itself', async () => {
+    const { database } = await watched()
+    const node = await startLeader(database, { safetyMs: 3_000, isDeaf: true })
+    await expect.poll(() => isAwake(database)).toBe(false)
+    await writeDensely(database, () => node.versions.length > 20)
   })
 
   it('Harmless: is not there with wake = poll, so that a writer may PREPARE TRANSACTION, and the clock looks by itself', async () => {

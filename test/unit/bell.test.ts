@@ -4,8 +4,8 @@ import { Bell, LEASE_MS, type Next, type Reading } from '../../src/clock/bell.ts
 
 const SAFETY_MS = 60_000
 
-function reading(nowMs: number, found: boolean, { oldestInProgress = 1_000n, isRung = false } = {}): Reading {
-  return { nowMs, found, isRung, tookMs: 1, oldestInProgress }
+function reading(nowMs: number, found: boolean, { oldestInProgress = 1_000n, mayBeMore = false } = {}): Reading {
+  return { nowMs, found, mayBeMore, tookMs: 1, oldestInProgress }
 }
 
 /** A bell that has gone to sleep: nothing found, the lease given back, fence 500 passed. Returns the moment. */
@@ -25,19 +25,25 @@ describe('the bell', () => {
     expect(bell.afterRead(reading(nowMs, false))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
   })
 
-  it('stays asleep for single changes, which it need not look behind, and wakes only when reads in a row are rung for before they are over', () => {
+  it('stays asleep for single changes, behind which it does not look', () => {
     const { bell, nowMs } = fallenAsleep()
-    const rung = { isRung: true }
     for (let change = 0; change < 10; change += 1) {
       expect(bell.afterRead(reading(nowMs, true))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
-      bell.afterRead(reading(nowMs, true, rung))
-      bell.afterRead(reading(nowMs, true, rung))
-      // Whoever rang was seen already.
-      expect(bell.afterRead(reading(nowMs, false, rung))).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
     }
-    bell.afterRead(reading(nowMs, true, rung))
-    bell.afterRead(reading(nowMs, true, rung))
-    expect(bell.afterRead(reading(nowMs, true, rung))).toEqual<Next>({ waitMs: 0, lease: 'renew' })
+    expect(bell.mode).toBe('asleep')
+  })
+
+  it('looks behind a change where there may be more, and wakes when there is, three times', () => {
+    const { bell, nowMs } = fallenAsleep()
+    const more = reading(nowMs, true, { mayBeMore: true })
+    for (const end of [reading(nowMs, false, { mayBeMore: true }), reading(nowMs, true)]) {
+      expect(bell.afterRead(more)).toEqual<Next>({ waitMs: 0, lease: null })
+      expect(bell.afterRead(more)).toEqual<Next>({ waitMs: 0, lease: null })
+      expect(bell.afterRead(end)).toEqual<Next>({ waitMs: SAFETY_MS, lease: null })
+    }
+    bell.afterRead(more)
+    bell.afterRead(more)
+    expect(bell.afterRead(more)).toEqual<Next>({ waitMs: 0, lease: 'renew' })
     expect(bell.mode).toBe('awake')
   })
 
@@ -145,6 +151,7 @@ class Simulation {
   #awakeUntilMs: number
   #nextId = 1n
   #operations = 0
+  #wasRung = false
   #delivered: number[] = []
   slept = 0
   leasesLapsed = 0
@@ -171,8 +178,8 @@ class Simulation {
     const { found, oldestInProgress } = this.#read()
     this.#advance(this.#nowMs + this.#pick(this.#schedule.readMs))
     const wasAwake = this.#bell.mode === 'awake'
-    const isRung = this.#bells && this.#hasRung(startedMs)
-    const next = this.#bell.afterRead({ found, isRung, oldestInProgress, tookMs: this.#nowMs - startedMs, nowMs: this.#nowMs + 10_000 })
+    const mayBeMore = !this.#wasRung || this.#hasRung(startedMs)
+    const next = this.#bell.afterRead({ found, mayBeMore, oldestInProgress, tookMs: this.#nowMs - startedMs, nowMs: this.#nowMs + 10_000 })
     if (this.#bell.mode === 'asleep') this.#expectNobodyRelies()
     if (wasAwake && next.lease === null && this.#awakeUntilMs <= this.#nowMs) this.leasesLapsed += 1
     if (next.lease === 'renew') this.#awakeUntilMs = this.#nowMs + LEASE_MS
@@ -204,6 +211,7 @@ class Simulation {
   #sleep(waitMs: number): void {
     const untilMs = this.#nowMs + waitMs
     const rungMs = this.#bells ? this.#nextRing(untilMs) : null
+    this.#wasRung = rungMs !== null
     this.#advance(rungMs ?? untilMs)
     this.#delivered = this.#delivered.filter((ms) => ms > this.#nowMs)
   }
@@ -225,7 +233,7 @@ class Simulation {
 
   /** Whether somebody who was not read yet has rung between then and now. */
   #hasRung(fromMs: number): boolean {
-    return this.#writers.some(({ id, relied, commits, endMs, seenMs }) => id !== null && !relied && commits && seenMs === null && endMs > fromMs && endMs <= this.#nowMs)
+    return this.#bells && this.#writers.some(({ id, relied, commits, endMs, seenMs }) => id !== null && !relied && commits && seenMs === null && endMs > fromMs && endMs <= this.#nowMs)
   }
 
   /** Time passes: whoever inserts takes an id and looks at the lease. */
