@@ -31,9 +31,12 @@ export interface Pace {
 export async function keepPace({ everyMs, forMs }: Pace, work: (number: number) => Promise<unknown>): Promise<number> {
   const startedMs = performance.now()
   let number = 0
+  let due = 0
   for (; performance.now() < startedMs + forMs; number += 1) {
     await work(number)
-    const waitMs = startedMs + Math.ceil((performance.now() - startedMs) / everyMs) * everyMs - performance.now()
+    // A timer may fire up to a millisecond early: what is done by then must not be done again for the same moment.
+    due = Math.max(due + 1, Math.ceil((performance.now() - startedMs) / everyMs))
+    const waitMs = startedMs + due * everyMs - performance.now()
     if (waitMs > 0) await delay(waitMs)
   }
   return number
