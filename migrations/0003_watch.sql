@@ -137,8 +137,8 @@ end
 $$;
 
 -- Everything about the catalog that capture and the channels of a table depend on.
--- Here and below, what a trigger's function or a partition is, is looked up one by one: the planner, who expects few in this schema, would
--- join by reading the functions of all watched tables, for each of them.
+-- Throughout this file, what a trigger's function or a partition is, is looked up one by one: the planner expects few functions in this
+-- schema and few unlogged tables, and would join by reading all functions of ours, or all tables, for each that is watched.
 create function freshet.fingerprint(target regclass) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select md5(concat_ws('|',

@@ -14,8 +14,8 @@ import {
   EmbeddedError, errorCode, giveTree, locateBinaries, openStateDirectory, prepareBinaries, removeLeftovers, serverUser,
   withTemporary, type Binaries,
 } from './embedded-files.ts'
-import { freePort, isFree } from './free-port.ts'
 import { claimDirectory, Postmaster, readIfExists, readLock, runTool, type Claim, type Tools } from './embedded-process.ts'
+import { freePort, isFree } from './free-port.ts'
 
 export { defaultStateDirectory, EmbeddedError, locateBinaries, type Binaries, type StateEnvironment } from './embedded-files.ts'
 

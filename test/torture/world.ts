@@ -63,7 +63,7 @@ export class World {
     } catch (error) {
       const said = await world.logTail(40)
       await world.close()
-      throw new Error(`the nodes did not come up; the end of their log:\n${said}`, { cause: error })
+      throw new Error(`the world did not come up; the end of its nodes' log:\n${said}`, { cause: error })
     }
   }
 
