@@ -15,6 +15,7 @@ import { ApiError, ERROR_KINDS, quoted } from '../errors.ts'
 import type { Hub } from '../hub/hub.ts'
 import type { ChannelDefinition } from '../contract/change.ts'
 import { POLL_ROUTE, rawQuery, STREAM_ROUTE } from './address.ts'
+import { onceAnswered } from './answered.ts'
 import { ANY_ORIGIN, JSON_TYPE, NO_SNIFFING, setHeaders, setVary } from './headers.ts'
 import type { DirectOptions } from './direct.ts'
 import { besideExpress, besideNode, type LaneOptions } from './lane.ts'
@@ -229,7 +230,7 @@ function channelNames(request: Request): readonly string[] {
 
 function countRequests(onRequest: AppOptions['onRequest']): RequestHandler {
   return (request, response: Response, next) => {
-    response.once('close', () => onRequest(routeOf(request), response.statusCode))
+    onceAnswered(response, () => onRequest(routeOf(request), response.statusCode))
     next()
   }
 }

@@ -6,7 +6,7 @@
  */
 import { STATUS_CODES, type IncomingHttpHeaders, type Server } from 'node:http'
 import type { Socket } from 'node:net'
-import { drained } from './drained.ts'
+import { Outflow, SLICE_BYTES } from './outflow.ts'
 import type { WholeAnswer } from './poll.ts'
 
 /** As much of a request as an answer needs; what Express makes of one where proxies are trusted needs no more. */
@@ -117,14 +117,23 @@ class Connection {
     const { status, headers, body } = answer
     let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`
     for (let index = 0; index < headers.length; index += 2) head += `${headers[index] ?? ''}: ${headers[index + 1] ?? ''}\r\n`
-    const isTaken = socket.writable && socket.write(`${head}Date: ${date()}\r\n${this.#way.persistence}${body}`, 'latin1')
-    if (!isTaken && !await drained(socket, this.#way.drainDeadlineMs)) return
+    if (!await this.#write(`${head}Date: ${date()}\r\n${this.#way.persistence}${body}`)) return
     if (!this.#hasAnswered) socket.setTimeout(this.#way.keepAliveMs + KEEP_ALIVE_GRACE_MS)
     this.#hasAnswered = true
     this.#isAnswering = false
     if (this.#early.length === 0) return
     socket.resume()
     void this.#take(Buffer.concat(this.#early.splice(0)))
+  }
+
+  /** Of bytes as characters; false: the reader is gone, or took nothing. */
+  #write(answer: string): boolean | Promise<boolean> {
+    const socket = this.#socket
+    if (!socket.writable) return false
+    if (answer.length <= SLICE_BYTES && socket.write(answer, 'latin1')) return true
+    const outflow = new Outflow(socket, socket)
+    if (answer.length > SLICE_BYTES) outflow.write(Buffer.from(answer, 'latin1'))
+    return outflow.drained(this.#way.drainDeadlineMs)
   }
 
   /** With what has been read and not answered. */

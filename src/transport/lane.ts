@@ -8,6 +8,7 @@ import type { Express } from 'express'
 import type { ChannelDefinition } from '../contract/change.ts'
 import type { Hub } from '../hub/hub.ts'
 import { POLL_ROUTE, rawQuery, STREAM_ROUTE } from './address.ts'
+import { onceAnswered } from './answered.ts'
 import type { DirectOptions } from './direct.ts'
 import { ANY_ORIGIN, NO_SNIFFING, setHeaders, VARYING } from './headers.ts'
 import type { RateLimit } from './limit.ts'
@@ -43,7 +44,7 @@ export function besideExpress(app: Express, options: LaneOptions, limit: RateLim
     onRequest(POLL_ROUTE, response.statusCode)
   }
   async function answerStream(request: IncomingMessage, response: ServerResponse, { name, isPublic }: ChannelDefinition): Promise<void> {
-    response.once('close', () => onRequest(STREAM_ROUTE, response.statusCode))
+    onceAnswered(response, () => onRequest(STREAM_ROUTE, response.statusCode))
     setHeaders(response, [...NO_SNIFFING, ...isPublic ? ANY_ORIGIN : []])
     try {
       if (await limit.isExceeded(request)) sse.refuse(response)

@@ -14,9 +14,9 @@ import type { Follower } from '../hub/feed.ts'
 import { feedKey, type Answer, type Hub } from '../hub/hub.ts'
 import type { Asking, Advisor } from '../pace/advisor.ts'
 import type { Advice } from '../pace/pace.ts'
-import { drained } from './drained.ts'
 import { deltaHead } from './frame.ts'
 import { JSON_TYPE, type HeaderList } from './headers.ts'
+import { Outflow } from './outflow.ts'
 import type { Page, PageStore } from './pages.ts'
 import { header } from './sse.ts'
 
@@ -140,7 +140,7 @@ export class PollEndpoint {
       answer = await hub.answer([window], held)
       epoch = hub.epoch
     }
-    if (poll.response.destroyed) return letGo(answer)
+    if (poll.request.socket.destroyed) return letGo(answer)
     const version = answer.kind === 'delta' ? { epoch, number: answer.version } : held
     if (version === null) throw new ApiError('internal', 'The server failed to answer this request.')
     if (matches(query, version)) {
@@ -162,21 +162,22 @@ export class PollEndpoint {
   }
 
   /** Waits for a change after `version`: true if one came, false at the deadline, at drain or when the client left. */
-  #change({ window, response }: Poll, version: Version, deadlineMs: number): Promise<boolean> {
+  #change({ window, request: { socket } }: Poll, version: Version, deadlineMs: number): Promise<boolean> {
     const { hub, draining } = this.#options
     return new Promise((resolve) => {
       const settle = (hasChanged: boolean): void => {
         clearTimeout(timer)
         hub.unfollow([window], follower)
         draining.removeEventListener('abort', onGone)
-        response.off('close', onGone)
+        socket.off('close', onGone)
         resolve(hasChanged)
       }
       const onGone = (): void => settle(false)
       // Let go first, so that the follower is in no group when the answer is asked for.
       const follower: Follower = { deliver: () => { settle(true); return false }, overtaken: () => settle(true) }
       const timer = setTimeout(onGone, deadlineMs - performance.now())
-      response.on('close', onGone)
+      // Not the response's end: one that waits behind another of its connection has none.
+      socket.setMaxListeners(0).on('close', onGone)
       draining.addEventListener('abort', onGone)
       // What can no longer be followed can no longer be answered either: whoever asks is told why.
       if (!isFollowing(() => hub.follow([window], version, follower))) settle(true)
@@ -232,7 +233,7 @@ export class PollEndpoint {
       await discard(delta)
       response.end()
     } else {
-      await writeStreamed(response, { head: headOf(poll, delta.since, version), parts: delta.parts, tail: tailOf(advice), deadlineMs: this.#options.drainDeadlineMs })
+      await writeStreamed(poll, { head: headOf(poll, delta.since, version), parts: delta.parts, tail: tailOf(advice), deadlineMs: this.#options.drainDeadlineMs })
     }
   }
 
@@ -300,6 +301,8 @@ function tailOf({ afterMs, reason }: Advice, next = ''): string {
   return `]${next},"poll_after_ms":${afterMs},"poll_reason":"${reason}"}\n`
 }
 
+const COMMA = Buffer.from(',')
+
 interface StreamedBody {
   readonly head: string
   readonly parts: Delta['parts']
@@ -307,15 +310,16 @@ interface StreamedBody {
   readonly deadlineMs: number
 }
 
-async function writeStreamed(response: ServerResponse, { head, parts, tail, deadlineMs }: StreamedBody): Promise<void> {
+async function writeStreamed({ request, response }: Poll, { head, parts, tail, deadlineMs }: StreamedBody): Promise<void> {
+  const outflow = new Outflow(response, request.socket)
   response.write(head)
   let isFirst = true
   for await (const { changes } of parts) {
-    if (response.destroyed) return
+    if (!outflow.isOpen) return
     if (changes.length === 0) continue
-    if (!isFirst) response.write(',')
+    if (!isFirst) outflow.write(COMMA)
     isFirst = false
-    if (!response.write(changes)) await drained(response, deadlineMs)
+    if (!outflow.write(changes)) await outflow.drained(deadlineMs)
   }
   response.end(tail)
 }

@@ -79,7 +79,7 @@ export class SseEndpoint {
 
   async #open(request: IncomingMessage, response: ServerResponse, windows: readonly Window[], cursor: StreamCursor): Promise<void> {
     // The client may have left while the filters were cast: a session made now would never end.
-    if (request.destroyed || response.destroyed) return
+    if (request.socket.destroyed || response.destroyed) return
     if (request.method === 'HEAD') {
       response.writeHead(200, HEAD).end()
       return
@@ -87,15 +87,17 @@ export class SseEndpoint {
     const { registry } = this.#options
     const opening = new Opening(request, response, HEAD)
     await createSession(opening, { trustClientEventId: false, keepAlive: null, retry: Math.round(RETRY_MS * (0.5 + Math.random())) })
-    // The registry is asked as late as this: many at once would all have seen the same free place.
     if (!opening.isOpen) return
     opening.begin()
+    const wire = new Wire(request, response)
+    // Behind another answer of its connection a stream may wait for ever: it is nobody's until its turn has come.
+    if (!await wire.begun()) return
     const address = addressOf(request)
+    // The registry is asked as late as this: many at once would all have seen the same free place.
     if (!registry.admits(address)) {
-      response.end(frameRetry(5_000 + Math.random() * 10_000).event)
+      wire.end(frameRetry(5_000 + Math.random() * 10_000))
       return
     }
-    const wire = new Wire(request, response)
     const stream = new Stream({ wire, windows, cursor: cursor === 'malformed' ? null : cursor }, this.#streamOptions)
     const forget = registry.add(stream, address)
     wire.onClose(() => {
