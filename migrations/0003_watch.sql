@@ -4,15 +4,28 @@
 -- a few SECURITY DEFINER functions, which can be called directly and trust nothing they are told: each asks again who
 -- called (the session's user or the role it has SET, never current_user) and checks what it writes.
 
+create function freshet.caller() returns name
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case current_setting('role') when 'none' then session_user::name else current_setting('role')::name end
+$$;
+
 create function freshet.assert_owner(target regclass) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  caller name := case current_setting('role') when 'none' then session_user::name else current_setting('role')::name end;
 begin
-  if not exists (select from pg_class where oid = target and pg_has_role(caller, relowner, 'usage')) then
-    raise exception 'role % does not own %', quote_ident(caller), target
+  if not exists (select from pg_class where oid = target and pg_has_role(freshet.caller(), relowner, 'usage')) then
+    raise exception 'role % does not own %', quote_ident(freshet.caller()), target
       using errcode = 'insufficient_privilege', hint = 'Call it as the owner of the table.';
-  elsif not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
+  end if;
+  perform freshet.assert_may_watch();
+end
+$$;
+
+create function freshet.assert_may_watch() returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  caller name := freshet.caller();
+begin
+  if not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
     raise exception 'role % may not watch tables', quote_ident(caller)
       using errcode = 'insufficient_privilege',
         hint = format('grant usage on schema freshet to %1$I; grant execute on function freshet.watch, freshet.unwatch to %1$I;', caller);
@@ -250,6 +263,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     and (lock_holders.mode = 'access exclusive' or pg_locks.mode not in ('AccessShareLock', 'RowShareLock'))
 $$;
 
+-- One at a time changes what is watched. A lock on a table of ours, because an advisory one may be taken by anybody who may connect. (Nobody
+-- writes this table but configure.)
+create function freshet.lock_definitions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  lock table freshet.settings in share row exclusive mode;
+end
+$$;
+
 -- Writes the definition of one channel, if all is well. Null: nothing would change.
 create function freshet.define_channel(target regclass, channel text, filters text[], columns text[], public boolean) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
@@ -267,6 +289,7 @@ begin
         hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
   end if;
   perform freshet.assert_watchable(target);
+  perform freshet.assert_trusted(target);
   perform freshet.assert_columns(target, wanted_filters, 'filter by');
   perform freshet.assert_columns(target, columns, 'publish');
   perform freshet.assert_filters(target, wanted_filters);
@@ -275,7 +298,7 @@ begin
     wanted_columns := (select array_agg(distinct wanted order by wanted) from unnest(columns || freshet.key_columns(target)) wanted);
   end if;
 
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   select tables.* into holder from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel and relation <> target;
   if exists (select from pg_class where oid = holder.relation) then
     raise exception 'channel % is taken by %', quote_literal(channel), holder.relation
@@ -303,6 +326,14 @@ begin
 end
 $$;
 
+-- Whether another table bears the name under which this one was watched.
+create function freshet.is_swapped(watched freshet.tables) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select watched.name is distinct from freshet.quoted_name(watched.relation) and exists (
+    select from pg_class where relname = (parse_ident(watched.name))[2] and relkind in ('r', 'p', 'f') and oid <> watched.relation
+      and relnamespace = (select oid from pg_namespace where nspname = (parse_ident(watched.name))[1]))
+$$;
+
 -- What the channels of a table need together; then the functions.
 create function freshet.regenerate(table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -310,7 +341,8 @@ declare
   watched freshet.tables;
 begin
   update freshet.tables set
-    name = freshet.quoted_name(relation),
+    -- What was not chosen by a call of watch is not followed.
+    name = case when freshet.is_swapped(tables) then name else freshet.quoted_name(relation) end,
     key_columns = freshet.key_columns(relation),
     columns = (select case when bool_and(channels.columns is not null) then array_agg(distinct published order by published) end
       from freshet.channels left join unnest(channels.columns) published on true where channels.table_id = tables.id),
@@ -332,6 +364,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform freshet.assert_owner(target);
   perform freshet.assert_watchable(target);
+  perform freshet.assert_trusted(target);
+  update freshet.tables set name = freshet.quoted_name(relation) where relation = target;
   perform freshet.regenerate(id) from freshet.tables where relation = target;
 end
 $$;
@@ -398,11 +432,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
   watched freshet.tables;
 begin
+  -- A table that was dropped has no owner.
+  perform freshet.assert_may_watch();
   select tables.* into watched from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel;
-  if exists (select from pg_class where oid = watched.relation) then
+  if watched.id is null then
+    return false;
+  elsif exists (select from pg_class where oid = watched.relation) then
     perform freshet.assert_owner(watched.relation);
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   delete from freshet.channels where channels.name = channel;
   if not exists (select from freshet.channels where table_id = watched.id) then
     return true;
@@ -419,6 +457,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   gone int;
 begin
+  perform freshet.assert_may_watch();
   if exists (select from pg_class where oid = target) then
     perform freshet.assert_owner(target);
   end if;
@@ -461,7 +500,7 @@ begin
         when 'wake' then 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).'
         else 'Use a number of rows from 1000 on (a statement of more, and of more than half of its table, starts it anew) or ''never''.' end;
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   update freshet.settings set value = configure.value where settings.name = configure.name;
   perform freshet.regenerate(id) from freshet.tables;
 end
@@ -474,7 +513,7 @@ declare
   watched regclass[] := (select array_agg(relation) from freshet.tables);
 begin
   if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
-      and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'migrations')) then
+      and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'trusted', 'migrations')) then
     raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
       hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
   end if;
