@@ -120,6 +120,42 @@ begin
 end
 $$;
 
+-- Whether the owners of a table and of its partitions are trusted now. For a server, whose role need not own this schema.
+create function freshet.has_trusted_owners(relation oid) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select coalesce(bool_and(freshet.is_trusted(relowner)), false) from pg_class where oid = any ((select freshet.with_partitions(relation))::oid[])
+$$;
+
+-- For capture, which names only what its trigger is given, but for the row that it reads by its key. Before that the owners are compared with those
+-- it was generated for: between two looks at the catalog a table may have got an owner who is not trusted, and an index of theirs. In the higher
+-- isolation levels a query of the catalog sees the owner of before: there a reset is written instead, unless the table is Freshet's own.
+create function freshet.if_trusted(watched freshet.tables, lines text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($trusted$
+      if not exists (select from pg_class where oid = any (%L::oid[])
+          and relowner <> all (case when current_setting('transaction_isolation') like 'read%%' then %L::oid[] else %L::oid[] end)) then%s
+      else
+        perform freshet.insert_reset(%s, 'drift');
+        rings := true;
+      end if;
+$trusted$, members, owners, array[(select nspowner from pg_namespace where nspname = 'freshet')], lines, watched.id)
+  from freshet.with_partitions(watched.relation) members
+  cross join lateral (select array_agg(distinct relowner) from pg_class where oid = any (members) and freshet.is_trusted(relowner)) as trusted (owners)
+$$;
+
+-- What captures a table that is not trusted any more: it runs nothing that could be the host's. (The table is parked, or will be in a moment.)
+create function freshet.closed_body(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format($body$
+begin
+  if greatest(pg_sequence_last_value('freshet.awake_until'), pg_sequence_last_value('freshet.abandoned_after')) >= 1000 * date_part('epoch', clock_timestamp()) then
+    perform freshet.mark(%s, 'drift');
+  end if;
+  return null;
+end
+$body$, watched.id)
+$$;
+
 -- Both run with the rights of their caller, who must be the owner of this schema.
 create function freshet.trust(role regrole) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
