@@ -46,7 +46,7 @@ begin
   if relation.relkind in ('r', 'p') and relation.relpersistence <> 'p' then
     raise exception 'cannot watch %: it is % and loses its rows without a trace', target,
       case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
-      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
+      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table ... set logged).';
   elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
@@ -66,11 +66,11 @@ begin
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
   elsif exists (select from pg_partition_tree(target) where (select relpersistence from pg_class where oid = relid) <> 'p') then
     raise exception 'cannot watch %: it has an unlogged partition, which loses its rows without a trace', target
-      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table … set logged).';
+      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table ... set logged).';
   end if;
   if not exists (select from pg_index where indrelid = target and indisprimary) then
     raise exception 'cannot watch %: it has no primary key', target
-      using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
+      using errcode = 'invalid_table_definition', hint = 'Add one: alter table ... add primary key (...).';
   elsif not exists (select from pg_index where indrelid = target and indisprimary and indimmediate) then
     raise exception 'cannot watch %: its primary key is deferrable', target
       using errcode = 'invalid_table_definition', hint = 'Make the primary key not deferrable.';
@@ -129,7 +129,7 @@ begin
   select attname into refused from pg_attribute where attrelid = target and attname = any (filters) and attgenerated = 'v';
   if found then
     raise exception 'cannot filter by %: it is a virtual column, whose old value a trigger is not told', quote_ident(refused.attname)
-      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (…) stored).';
+      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (...) stored).';
   end if;
   select attname, format_type(atttypid, atttypmod) as type_name into refused
   from pg_attribute
@@ -286,7 +286,7 @@ begin
   if channel !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
     raise exception '% is not a channel name', quote_literal(channel)
       using errcode = 'invalid_name',
-        hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+        hint = 'Pass channel => ''...'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
   end if;
   perform freshet.assert_watchable(target);
   perform freshet.assert_trusted(target);
@@ -515,7 +515,7 @@ begin
   if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
       and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'trusted', 'migrations')) then
     raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
-      hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
+      hint = 'Move them to another schema first: alter table ... set schema .... (A role called freshet creates its tables there.)';
   end if;
   for try in 1..45 loop
     begin

@@ -22,7 +22,7 @@ language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = o
 $$;
 
 -- Everything about the catalog that capture and the channels of a table depend on, in three parts: what is different when any of it changes; and
--- two that a rewrite of the rows (alter column … type … using) changes both, while a grant changes only the first and CLUSTER only the second.
+-- two that a rewrite of the rows (alter column ... type ... using) changes both, while a grant changes only the first and CLUSTER only the second.
 -- One query for many tables: each type is walked once.
 create function freshet.fingerprints(targets regclass[]) returns table (relation regclass, fingerprint text)
 language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
