@@ -56,9 +56,9 @@ $$;
 
 -- Of these tables and their partitions, and of all that they lead to: what belongs to a role that is not trusted. One query for many tables:
 -- what they lead to is walked once for each first step. Each lookup is one in an index (offset 0): the catalog of the host may be large, and the
--- planner may not know it.
+-- planner may not know it; it expects so much that it would compile what takes a millisecond.
 create function freshet.strangers(targets regclass[]) returns table (relation regclass, class oid, object oid, owner oid)
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set jit = off as $$
   with recursive part (relation, member) as materialized (
     select distinct target, member from unnest(targets) target cross join lateral unnest(freshet.with_partitions(target)) member
   ), bearer (relation, class, object) as (

@@ -25,7 +25,7 @@ $$;
 -- two that a rewrite of the rows (alter column ... type ... using) changes both, while a grant changes only the first and CLUSTER only the second.
 -- One query for many tables: each type is walked once.
 create function freshet.fingerprints(targets regclass[]) returns table (relation regclass, fingerprint text)
-language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
   with recursive made (type, part) as (
     select distinct atttypid, atttypid from unnest(targets) target
       cross join lateral (select atttypid from pg_attribute where attrelid = target and attnum > 0 and atttypid >= 16384 offset 0) columns
@@ -70,7 +70,7 @@ $$;
 -- Compares the catalog with what each table was watched with. Changed but whole: functions anew and a reset. Not whole: parked.
 -- Each table by itself: one that cannot be mended is parked, and keeps nobody from the others. Returns the tables it changed, with what happened.
 create function freshet.detect_drift() returns table (table_name text, outcome text)
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   watched freshet.tables;
   postponed int[] := '{}';
