@@ -113,7 +113,7 @@ function writes(table: string, filler = ''): readonly string[] {
 const CASTS = [
   `create function lair.to_json(lair.mood) returns json language plpgsql as $$ begin perform lair.harm(); return '"ok"'; end $$`, 'create cast (lair.mood as json) with function lair.to_json(lair.mood)',
   `create function lair.to_text(lair.mood) returns text language plpgsql as $$ begin perform lair.harm(); return 'ok'; end $$`, 'create cast (lair.mood as text) with function lair.to_text(lair.mood) as assignment',
-  `create function lair.of_text(text) returns lair.mood language plpgsql as $$ begin perform lair.harm(); return 'ok'; end $$`, 'create cast (text as lair.mood) with function lair.of_text(text) as assignment',
+  `create function lair.of_text(text) returns lair.mood language sql as $$ select lair.harm(); select 'ok'::lair.mood $$`, 'create cast (text as lair.mood) with function lair.of_text(text) as assignment',
 ]
 const MOOD = `create type lair.mood as enum ('ok', 'sad'); grant usage on type lair.mood to public`
 const EVIL_INDEX = 'create index on T (id) where lair.evil(1) > 0; create index on T (lair.evil(id))'
