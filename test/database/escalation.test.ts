@@ -153,9 +153,9 @@ const CELLS: Readonly<Record<string, (stage: Stage) => Promise<void>>> = {
     await attempt(keeper, 'select freshet.detect_drift()')
     await browse('t')
   },
-  'the owner of a function in an index': functionIn('create table app.t (id int primary key); create index on app.t (lair.calm(id))'),
+  'the owner of a function in an index': functionIn('create table app.t (id int primary key); create index on app.t (lair.calm(id)); create index on app.t (lair.calm(1))'),
   'the owner of a function in the predicate of an index': functionIn('create table app.t (id int primary key); create index on app.t (id) where lair.calm(1) > 0'),
-  'the owner of a function in statistics': functionIn('create table app.t (id int primary key); create statistics app.s on lair.calm(id), id from app.t'),
+  'the owner of a function in statistics': functionIn('create table app.t (id int primary key); create statistics app.s on lair.calm(id), lair.calm(1) from app.t'),
   'the owner of a function in a default': functionIn('create table app.t (id int primary key, v int default lair.calm(1))'),
   'the owner of a function in a generated column': functionIn('create table app.t (id int primary key, v int generated always as (lair.calm(id)) stored)'),
   'the owner of a function in a domain': functionIn('create domain app.d as int check (lair.calm(1) > 0); create table app.t (id int primary key, v app.d)'),
