@@ -254,6 +254,7 @@ begin
   if level = 'ROW' then
     truly := freshet.planned_by_key(watched, truly);
   end if;
+  truly := freshet.if_trusted(watched, truly);
   if side = 'new' and freshet.has_virtual_columns(watched.relation) then
     return truly;
   end if;
@@ -452,13 +453,14 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   level text;
   name text;
+  is_strange boolean := exists (select from freshet.strangers(array[watched.relation]));
 begin
   foreach level in array array['STATEMENT', 'ROW'] loop
     name := format('freshet.capture_%s%s', case level when 'ROW' then 'row_' else '' end, watched.id);
     -- The plan for a statement must do for one row as for a hundred thousand, so the key's index is always used and nothing is ever compiled.
     execute format('create or replace function %s() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp %s %s as %L',
       name, case level when 'STATEMENT' then 'set enable_seqscan = off set jit = off' else '' end,
-      freshet.pinned_formats(watched), freshet.capture_body(watched, level));
+      freshet.pinned_formats(watched), case when is_strange then freshet.closed_body(watched) else freshet.capture_body(watched, level) end);
     execute format('revoke all on function %s() from public', name);
     -- Creating the trigger needs it; calling a trigger function is impossible.
     execute format('grant execute on function %s() to %I', name,

@@ -4,15 +4,28 @@
 -- a few SECURITY DEFINER functions, which can be called directly and trust nothing they are told: each asks again who
 -- called (the session's user or the role it has SET, never current_user) and checks what it writes.
 
+create function freshet.caller() returns name
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case current_setting('role') when 'none' then session_user::name else current_setting('role')::name end
+$$;
+
 create function freshet.assert_owner(target regclass) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  caller name := case current_setting('role') when 'none' then session_user::name else current_setting('role')::name end;
 begin
-  if not exists (select from pg_class where oid = target and pg_has_role(caller, relowner, 'usage')) then
-    raise exception 'role % does not own %', quote_ident(caller), target
+  if not exists (select from pg_class where oid = target and pg_has_role(freshet.caller(), relowner, 'usage')) then
+    raise exception 'role % does not own %', quote_ident(freshet.caller()), target
       using errcode = 'insufficient_privilege', hint = 'Call it as the owner of the table.';
-  elsif not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
+  end if;
+  perform freshet.assert_may_watch();
+end
+$$;
+
+create function freshet.assert_may_watch() returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  caller name := freshet.caller();
+begin
+  if not has_function_privilege(caller, 'freshet.watch(regclass, text, text[], text[], boolean)', 'execute') then
     raise exception 'role % may not watch tables', quote_ident(caller)
       using errcode = 'insufficient_privilege',
         hint = format('grant usage on schema freshet to %1$I; grant execute on function freshet.watch, freshet.unwatch to %1$I;', caller);
@@ -33,7 +46,7 @@ begin
   if relation.relkind in ('r', 'p') and relation.relpersistence <> 'p' then
     raise exception 'cannot watch %: it is % and loses its rows without a trace', target,
       case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
-      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
+      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table ... set logged).';
   elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
@@ -53,11 +66,11 @@ begin
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
   elsif exists (select from pg_partition_tree(target) where (select relpersistence from pg_class where oid = relid) <> 'p') then
     raise exception 'cannot watch %: it has an unlogged partition, which loses its rows without a trace', target
-      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table … set logged).';
+      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table ... set logged).';
   end if;
   if not exists (select from pg_index where indrelid = target and indisprimary) then
     raise exception 'cannot watch %: it has no primary key', target
-      using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
+      using errcode = 'invalid_table_definition', hint = 'Add one: alter table ... add primary key (...).';
   elsif not exists (select from pg_index where indrelid = target and indisprimary and indimmediate) then
     raise exception 'cannot watch %: its primary key is deferrable', target
       using errcode = 'invalid_table_definition', hint = 'Make the primary key not deferrable.';
@@ -116,7 +129,7 @@ begin
   select attname into refused from pg_attribute where attrelid = target and attname = any (filters) and attgenerated = 'v';
   if found then
     raise exception 'cannot filter by %: it is a virtual column, whose old value a trigger is not told', quote_ident(refused.attname)
-      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (…) stored).';
+      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (...) stored).';
   end if;
   select attname, format_type(atttypid, atttypmod) as type_name into refused
   from pg_attribute
@@ -136,23 +149,8 @@ begin
 end
 $$;
 
--- Everything about the catalog that capture and the channels of a table depend on.
--- Throughout this file, what a trigger's function or a partition is, is looked up one by one: the planner expects few functions in this
+-- What a trigger's function or a partition is, is looked up one by one, here and in 0005: the planner expects few functions in this
 -- schema and few unlogged tables, and would join by reading all functions of ours, or all tables, for each that is watched.
-create function freshet.fingerprint(target regclass) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select md5(concat_ws('|',
-    (select concat_ws(',', nspname, relname, relkind, relpersistence, relrowsecurity)
-      from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target),
-    (select string_agg(concat_ws(',', attnum, attname, atttypid::oid, atttypmod, attcollation::oid, attgenerated), ';' order by attnum)
-      from pg_attribute where attrelid = target and attnum > 0 and not attisdropped),
-    (select concat_ws(',', oid, conkey::text, condeferrable) from pg_constraint where conrelid = target and contype = 'p'),
-    (select string_agg(concat_ws(',', relid::oid, level), ';' order by relid::oid) from pg_partition_tree(target)),
-    freshet.has_virtual_columns(target),
-    (select string_agg(concat_ws(',', tgrelid::oid, tgname, tgenabled, pg_trigger.xmin::text), ';' order by tgrelid, tgname)
-      from pg_trigger where tgrelid = any ((select freshet.with_partitions(target))::oid[])
-        and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace)))
-$$;
 
 -- What is wrong with the triggers of a watched table; null when capture is whole.
 create function freshet.capture_fault(target regclass, table_id int) returns text
@@ -265,6 +263,15 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     and (lock_holders.mode = 'access exclusive' or pg_locks.mode not in ('AccessShareLock', 'RowShareLock'))
 $$;
 
+-- One at a time changes what is watched. A lock on a table of ours, because an advisory one may be taken by anybody who may connect. (Nobody
+-- writes this table but configure.)
+create function freshet.lock_definitions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  lock table freshet.settings in share row exclusive mode;
+end
+$$;
+
 -- Writes the definition of one channel, if all is well. Null: nothing would change.
 create function freshet.define_channel(target regclass, channel text, filters text[], columns text[], public boolean) returns int
 language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
@@ -279,9 +286,10 @@ begin
   if channel !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
     raise exception '% is not a channel name', quote_literal(channel)
       using errcode = 'invalid_name',
-        hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+        hint = 'Pass channel => ''...'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
   end if;
   perform freshet.assert_watchable(target);
+  perform freshet.assert_trusted(target);
   perform freshet.assert_columns(target, wanted_filters, 'filter by');
   perform freshet.assert_columns(target, columns, 'publish');
   perform freshet.assert_filters(target, wanted_filters);
@@ -290,7 +298,7 @@ begin
     wanted_columns := (select array_agg(distinct wanted order by wanted) from unnest(columns || freshet.key_columns(target)) wanted);
   end if;
 
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   select tables.* into holder from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel and relation <> target;
   if exists (select from pg_class where oid = holder.relation) then
     raise exception 'channel % is taken by %', quote_literal(channel), holder.relation
@@ -318,6 +326,14 @@ begin
 end
 $$;
 
+-- Whether another table bears the name under which this one was watched.
+create function freshet.is_swapped(watched freshet.tables) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select watched.name is distinct from freshet.quoted_name(watched.relation) and exists (
+    select from pg_class where relname = (parse_ident(watched.name))[2] and relkind in ('r', 'p', 'f') and oid <> watched.relation
+      and relnamespace = (select oid from pg_namespace where nspname = (parse_ident(watched.name))[1]))
+$$;
+
 -- What the channels of a table need together; then the functions.
 create function freshet.regenerate(table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -325,7 +341,8 @@ declare
   watched freshet.tables;
 begin
   update freshet.tables set
-    name = freshet.quoted_name(relation),
+    -- What was not chosen by a call of watch is not followed.
+    name = case when freshet.is_swapped(tables) then name else freshet.quoted_name(relation) end,
     key_columns = freshet.key_columns(relation),
     columns = (select case when bool_and(channels.columns is not null) then array_agg(distinct published order by published) end
       from freshet.channels left join unnest(channels.columns) published on true where channels.table_id = tables.id),
@@ -347,6 +364,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform freshet.assert_owner(target);
   perform freshet.assert_watchable(target);
+  perform freshet.assert_trusted(target);
+  update freshet.tables set name = freshet.quoted_name(relation) where relation = target;
   perform freshet.regenerate(id) from freshet.tables where relation = target;
 end
 $$;
@@ -413,11 +432,15 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set lock
 declare
   watched freshet.tables;
 begin
+  -- A table that was dropped has no owner.
+  perform freshet.assert_may_watch();
   select tables.* into watched from freshet.channels join freshet.tables on tables.id = table_id where channels.name = channel;
-  if exists (select from pg_class where oid = watched.relation) then
+  if watched.id is null then
+    return false;
+  elsif exists (select from pg_class where oid = watched.relation) then
     perform freshet.assert_owner(watched.relation);
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   delete from freshet.channels where channels.name = channel;
   if not exists (select from freshet.channels where table_id = watched.id) then
     return true;
@@ -434,6 +457,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   gone int;
 begin
+  perform freshet.assert_may_watch();
   if exists (select from pg_class where oid = target) then
     perform freshet.assert_owner(target);
   end if;
@@ -476,7 +500,7 @@ begin
         when 'wake' then 'Use ''notify'' (writers wake the server) or ''poll'' (for PREPARE TRANSACTION or a transaction pooler).'
         else 'Use a number of rows from 1000 on (a statement of more, and of more than half of its table, starts it anew) or ''never''.' end;
   end if;
-  perform pg_advisory_xact_lock(hashtextextended('freshet.watch', 0));
+  perform freshet.lock_definitions();
   update freshet.settings set value = configure.value where settings.name = configure.name;
   perform freshet.regenerate(id) from freshet.tables;
 end
@@ -489,9 +513,9 @@ declare
   watched regclass[] := (select array_agg(relation) from freshet.tables);
 begin
   if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
-      and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'migrations')) then
+      and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'trusted', 'migrations')) then
     raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
-      hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
+      hint = 'Move them to another schema first: alter table ... set schema .... (A role called freshet creates its tables there.)';
   end if;
   for try in 1..45 loop
     begin
@@ -504,47 +528,6 @@ begin
       end if;
     end;
     perform pg_sleep(0.05 + random() * 0.05);
-  end loop;
-end
-$$;
-
--- Compares the catalog with what each table was watched with. Changed but whole: functions anew and a reset. Not whole: parked.
--- Returns the tables it changed, with what happened.
-create function freshet.detect_drift() returns table (table_name text, outcome text)
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  watched freshet.tables;
-  found_now text;
-  fault text;
-begin
-  -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time.
-  if not pg_try_advisory_xact_lock(hashtextextended('freshet.watch', 0)) then
-    return;
-  end if;
-  for watched in select * from freshet.tables order by id loop
-    table_name := watched.name;
-    begin
-      perform freshet.adopt_partitions(watched);
-    exception when lock_not_available then
-      outcome := 'postponed: ' || sqlerrm;
-      return next;
-      continue;
-    end;
-    -- Before the functions are generated: what changes in between is found next time.
-    found_now := freshet.fingerprint(watched.relation);
-    fault := freshet.table_fault(watched);
-    if fault is null and (watched.parked is not null or watched.fingerprint <> found_now) then
-      perform freshet.regenerate(watched.id);
-      update freshet.tables set fingerprint = found_now, parked = null where id = watched.id;
-      perform freshet.mark(watched.id, 'drift');
-      outcome := 'reset';
-      return next;
-    elsif fault is distinct from watched.parked then
-      update freshet.tables set parked = fault where id = watched.id;
-      perform freshet.mark(watched.id, 'parked');
-      outcome := 'parked: ' || fault;
-      return next;
-    end if;
   end loop;
 end
 $$;
@@ -566,35 +549,3 @@ begin
   end loop;
 end
 $$;
-
--- Why a watched table can no longer be served, as one sentence; null when it can.
-create function freshet.table_fault(watched freshet.tables) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  missing text;
-begin
-  if not exists (select from pg_class where oid = watched.relation) then
-    return 'the table was dropped';
-  end if;
-  begin
-    perform freshet.assert_watchable(watched.relation);
-    perform freshet.assert_filters(watched.relation, watched.filter_columns);
-  exception when others then
-    return sqlerrm;
-  end;
-  select string_agg(distinct quote_ident(wanted), ', ') into missing
-  from freshet.channels, unnest(filters || coalesce(columns, '{}')) wanted
-  where table_id = watched.id and not exists (
-    select from pg_attribute where attrelid = watched.relation and attname = wanted and attnum > 0 and not attisdropped);
-  if missing is not null then
-    return format('column %s is gone; watch the table again', missing);
-  end if;
-  return freshet.capture_fault(watched.relation, watched.id) || '; watch the table again';
-end
-$$;
-
--- `grant usage on schema freshet` and `grant execute on function freshet.watch, freshet.unwatch` let a table owner who does not own
--- this schema watch their tables. The other functions either run with the caller's rights or ask for the owner themselves.
--- It is for roles that are trusted: rendering a row calls the cast to json that the owner of a type may have defined, as this schema's owner.
-revoke execute on function freshet.watch(regclass, text, text[], text[], boolean), freshet.unwatch(text),
-  freshet.configure(text, text), freshet.uninstall(), freshet.detect_drift() from public;

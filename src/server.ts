@@ -19,6 +19,7 @@ import type { LoggedVersion } from './contract/change.ts'
 import { explainDatabase } from './database/explain.ts'
 import { Listener } from './database/listener.ts'
 import { migrate } from './database/migrate.ts'
+import { assertOurs } from './database/provenance.ts'
 import { createPool, dropConnections, isSilence, sessionUrl, type Pool } from './database/pool.ts'
 import { StartupError } from './errors.ts'
 import { BEAT_MS } from './hub/freshness.ts'
@@ -176,6 +177,8 @@ async function prepareDatabase(pool: Pool, config: Config, log: Logger): Promise
     if (config.migrates) {
       const applied = await migrate(pool)
       if (applied.length > 0) log.info({ applied }, 'migrated')
+    } else {
+      await assertOurs(pool, config)
     }
     await logSize(pool)
   } catch (error) {
@@ -217,6 +220,7 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     onRead: () => hub.freshness.contact(),
     beforeLeading: () => follower.catchUp(),
     onLeading: (isLeading, cause) => log.info({ isLeading, err: cause }, isLeading ? 'this node leads: its clock numbers versions' : 'this node no longer leads'),
+    onStranger: (holder) => log.error({ holder }, 'no node can lead: the lock of the clock is held by a stranger, whose session must be ended'),
     onError: (error) => {
       log.warn({ err: error }, 'the clock lost its connection and tries again')
       mendPool(error)

@@ -1,5 +1,6 @@
 /** How this node is: for /readyz, for the line a minute in the log, for `freshet status`. Never row data. */
 import type { Clock } from './clock/clock.ts'
+import { readHolder } from './clock/holder.ts'
 import type { Readiness } from './contract/names.ts'
 import { formatVersion } from './contract/version.ts'
 import type { Listener } from './database/listener.ts'
@@ -66,16 +67,14 @@ function checkMigrations({ pool }: Node): Promise<Check> {
     : { ok: false, detail: `Not applied: ${pending.join(', ')}. Run "freshet migrate".` }), 'The schema could not be read')
 }
 
-const LEADER = `
-select exists (select from pg_locks where locktype = 'advisory' and granted
-  and (classid::bigint << 32) | objid::bigint = hashtextextended('freshet.clock', 0)
-  and database = (select oid from pg_database where datname = current_database())) as leads`
-
 function checkClock({ clock, hub, pool }: Node): Promise<Check> {
   if (clock.isLeading && hub.isLoaded) return Promise.resolve({ ok: true, detail: 'This node numbers versions.' })
   if (clock.isPreparing) return Promise.resolve({ ok: false, detail: 'This node is about to number its first version.' })
-  return check(pool.query<{ leads: boolean }>(LEADER).then(({ rows }) => rows[0]?.leads === true && hub.isLoaded && hub.head > 0
-    ? { ok: true, detail: 'Another node numbers versions.' } : { ok: false, detail: 'No node numbers versions yet.' }), 'Nobody knows who numbers versions')
+  return check(readHolder(pool).then((holder) => {
+    if (holder !== null && !holder.isNode) return { ok: false, detail: `No node numbers versions: the lock of the clock is held by a stranger, ${holder.name}. End that session.` }
+    return holder !== null && hub.isLoaded && hub.head > 0
+      ? { ok: true, detail: 'Another node numbers versions.' } : { ok: false, detail: 'No node numbers versions yet.' }
+  }), 'Nobody knows who numbers versions')
 }
 
 /** Bytes of the log's tables. */

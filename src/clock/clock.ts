@@ -8,11 +8,14 @@ import type { LoggedVersion } from '../contract/change.ts'
 import { connect, type Connection } from '../database/pool.ts'
 import { StartupError } from '../errors.ts'
 import { Bell, LEASE_MS } from './bell.ts'
+import { CLOCK_KEY, readHolder } from './holder.ts'
 import { resumeCapture, renewIdentity } from './identity.ts'
 import { LAST_VERSION, mint, parseSnapshot, SEES_NOTHING, type SnapshotBounds } from './log.ts'
 import { Trust } from './trust.ts'
 
-const LOCK = `select pg_try_advisory_lock(hashtextextended('freshet.clock', 0)) as won`
+const LOCK = `select pg_try_advisory_lock(${CLOCK_KEY}) as won`
+/** Between two looks at who has it, ms: the table of all locks is not for every try. */
+const LOOK_EVERY_MS = 5_000
 /** Lost numbers are at most what one leader minted between two flushes of the WAL: far fewer than this. */
 const LEAP = 2 ** 16
 
@@ -28,6 +31,8 @@ export interface ClockOptions {
   /** Awaited before the first version of a leadership: what this node still has to read as a follower. */
   readonly beforeLeading: () => Promise<void>
   readonly onLeading: (isLeading: boolean, cause?: Error) => void
+  /** Somebody who is no node holds the lock, so that no node can lead: said once for each. */
+  readonly onStranger?: (holder: string) => void
   readonly onError: (error: Error) => void
   /** The longest time between two readings. Default 2 s. */
   readonly safetyMs?: number
@@ -49,6 +54,8 @@ export class Clock {
   #wasRung = false
   #running: Promise<void> | undefined
   #polls = false
+  #looksAfterMs = -Infinity
+  #stranger: string | null = null
 
   constructor(options: ClockOptions) {
     this.#options = options
@@ -128,7 +135,19 @@ export class Clock {
 
   async #tryLock(connection: Connection): Promise<boolean> {
     const { rows } = await connection.query<{ won: boolean }>(LOCK)
-    return rows[0]?.won === true
+    const hasWon = rows[0]?.won === true
+    if (hasWon) this.#stranger = null
+    else await this.#reportStranger(connection)
+    return hasWon
+  }
+
+  async #reportStranger(connection: Connection): Promise<void> {
+    if (performance.now() < this.#looksAfterMs) return
+    this.#looksAfterMs = performance.now() + LOOK_EVERY_MS
+    const holder = await readHolder(connection)
+    const stranger = holder === null || holder.isNode ? null : holder.name
+    if (stranger !== null && stranger !== this.#stranger) this.#options.onStranger?.(stranger)
+    this.#stranger = stranger
   }
 
   // The lock was a statement of its own: the snapshots read from here on are younger than it.

@@ -29,10 +29,11 @@ const MAX_LOCKED_MS = 250
 /** The log is too young for statistics: without them the planner may compare every change with every other, or sort where hashing does. Left are joins and groups by hash. */
 const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off; set local enable_sort = off`
 
-/** With the names that the tables ($1) have by now. */
+/** With the names that the tables ($1) have by now, and whether we may run what their owners made: they are locked, and keep their owners. */
 const STATE_HEADER = `
 select pg_current_snapshot()::text as snapshot, number, versions.snapshot::text as version_snapshot,
-  (select json_object_agg(id, freshet.quoted_name(relation)) from freshet.tables where id = any ($1::int[])) as names
+  (select json_object_agg(id, freshet.quoted_name(relation)) from freshet.tables where id = any ($1::int[])) as names,
+  (select bool_and(freshet.has_trusted_owners(relation)) from freshet.tables where id = any ($1::int[])) as is_trusted
 from freshet.versions order by number desc limit 1`
 
 /** Transactions whose changes of these tables ($3) the reader's snapshot sees and the newest version does not. */
@@ -122,6 +123,7 @@ export class DatabaseSource implements ChangeSource {
     if (header === undefined) throw new ApiError('database_unreachable', 'No version has been numbered yet.')
     // Renamed since: another table may bear the name.
     if (tables.some(({ id, name }) => header.names?.[id] !== name)) throw new RangeLost('the table has another name by now')
+    if (header.is_trusted !== true) throw new RangeLost('the table belongs to a role that is not trusted')
     const { xmax, inProgress } = parseSnapshot(header.version_snapshot)
     const { rows: [unnumbered] } = await client.query<{ transactions: string[] }>(UNNUMBERED, [xmax, inProgress, tableIds])
     const version = await this.#numberedVersion(Number(header.number), unnumbered?.transactions ?? [], versionAfter)
@@ -197,6 +199,7 @@ interface StateHeader {
   readonly number: string
   readonly version_snapshot: string
   readonly names: Readonly<Record<number, string | null>> | null
+  readonly is_trusted: boolean | null
 }
 
 /** Begins the transaction of a state. The locks come before its snapshot: behind an ALTER one taken first can see an empty table. */

@@ -1,5 +1,6 @@
 /** What `freshet check` asks of the schema freshet: whether it may be made, is current, and may be used by this role. */
 import { pendingMigrations } from '../database/migrate.ts'
+import { assertOurs } from '../database/provenance.ts'
 import { ok, problem, warning, type Finding, type Subject } from './findings.ts'
 import { missingGrants } from './grants.ts'
 
@@ -33,14 +34,15 @@ export async function readSchema({ pool }: Subject): Promise<Schema> {
   return schema
 }
 
-/** Where it is not installed: whether this role could. */
-export function checkInstallable({ role, database, may_create_schema, exists, relations, owns }: Schema): Finding {
+/** Where it is not installed: whether this role could. Throws StartupError where the schema is somebody else's. */
+export async function checkInstallable({ pool }: Subject, { role, database, may_create_schema, exists, relations, owns }: Schema): Promise<Finding> {
   const next = 'start the server, or run "freshet migrate"'
   if (!exists) {
     return may_create_schema ? ok(`the schema freshet is not installed yet, and role ${role} may create it: ${next}`)
       : problem(`the schema freshet is not installed, and role ${role} may not create it`, `grant create on database ${database} to ${role}, or create schema freshet authorization ${role}, or run "freshet migrate" as another role`)
   }
   if (relations > 0) return problem('a schema called freshet is there, and it is not Freshet\'s', 'alter schema freshet rename to another name, or use another database')
+  await assertOurs(pool, { migrates: true })
   return owns ? ok(`the schema freshet is empty, and role ${role} owns it: ${next}`)
     : problem(`the schema freshet is empty, and role ${role} does not own it`, `alter schema freshet owner to ${role}, or run "freshet migrate" as its owner`)
 }

@@ -44,7 +44,7 @@ export async function inspect(subject: Subject): Promise<readonly Finding[]> {
 
 async function inspectSchema(subject: Subject): Promise<readonly Finding[]> {
   const schema = await readSchema(subject)
-  if (!schema.is_installed) return [...await attempt('the settings', () => checkSettings(subject, true)), checkInstallable(schema)]
+  if (!schema.is_installed) return [...await attempt('the settings', () => checkSettings(subject, true)), ...await attempt('the schema', async () => [await checkInstallable(subject, schema)])]
   const current = await attempt('the schema', () => checkCurrent(subject, schema))
   const isCurrent = current.every(({ level }) => level === 'ok')
   const settings = await attempt('the settings', async () => checkSettings(subject, !isCurrent || await readWake(subject)))

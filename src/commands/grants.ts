@@ -3,6 +3,7 @@
  * that grants it, `freshet check --grants`, and the check that misses it.
  */
 import type { Pool } from '../database/pool.ts'
+import { assertOurs } from '../database/provenance.ts'
 import { problem, type Finding } from './findings.ts'
 
 interface Grant {
@@ -46,6 +47,7 @@ export async function grantScript(pool: Pool, wantedRole: string): Promise<reado
       exists (select from pg_class where relnamespace = to_regnamespace('freshet') and relname = 'migrations') as installed`, [wantedRole])
   if (found === undefined) throw new Error('the server said nothing of the role')
   const { role, database } = found
+  await assertOurs(pool, { migrates: false })
   const watched = found.installed ? (await pool.query<{ schema: string; table: string }>(WATCHED)).rows : []
   return [
     ...found.exists ? [] : [`-- There is no such role yet: create role ${role} login password '…';`],

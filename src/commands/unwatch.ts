@@ -1,5 +1,6 @@
 /** `freshet unwatch`: forgets a channel; with the last one of a table its triggers go too. */
 import type { Pool } from '../database/pool.ts'
+import { assertOurs } from '../database/provenance.ts'
 import { StartupError } from '../errors.ts'
 import type { Command } from './command.ts'
 import { withDatabase } from './database.ts'
@@ -19,6 +20,7 @@ export const command: Command = {
 }
 
 async function unwatch(pool: Pool, channel: string): Promise<void> {
+  await assertOurs(pool, { migrates: false })
   const { rows: [row] } = await pool.query<{ gone: boolean }>('select freshet.unwatch($1) as gone', [channel]).catch((error: unknown) => {
     throw explainStatement(error)
   })

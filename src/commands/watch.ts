@@ -1,5 +1,6 @@
 /** `freshet watch`: makes a table a channel, by calling freshet.watch as a host's migration would. */
 import { withClient, type Pool } from '../database/pool.ts'
+import { assertOurs } from '../database/provenance.ts'
 import { StartupError } from '../errors.ts'
 import type { Command, Input } from './command.ts'
 import { withDatabase } from './database.ts'
@@ -28,6 +29,7 @@ const WATCH = `select freshet.watch($1::text::regclass, channel => $2, filters =
 
 async function watch(pool: Pool, input: Input): Promise<string> {
   return withClient(pool, async (client) => {
+    await assertOurs(client, { migrates: false })
     // The table's name is meant as this role would write it in a session of its own.
     await client.query('reset search_path')
     try {

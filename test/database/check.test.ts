@@ -103,6 +103,19 @@ describe.skipIf(!hasPostgres)('check', () => {
     expect(await complaints(database.url)).toContain(`a schema called freshet is there, and it is not Freshet's`)
   })
 
+  it('sees a schema that another role has made, and judges nothing by what is in it', async () => {
+    const [empty, trapped] = [await createDatabase({ migrated: false }), await createDatabase({ migrated: false })]
+    const { name } = await createRole(empty)
+    await empty.query(`create schema freshet authorization ${name}`)
+    await trapped.query(`create schema freshet authorization ${name}; create view freshet.migrations as select 1 as id; create table freshet.settings (name text); alter table freshet.settings owner to ${name}`)
+    cleanups.push(async () => { await trapped.query(`drop schema freshet cascade; reassign owned by ${name} to current_user; drop owned by ${name}`) })
+    expect(await complaints(empty.url)).toContain(`problem  the schema freshet belongs to role ${name}, and what it holds would run with the rights of role postgres\n         cure: run Freshet as role ${name}`)
+    expect(await complaints(trapped.url)).toContain(`a schema called freshet is there, and it is not Freshet's`)
+    await trapped.query('drop view freshet.migrations; create table freshet.migrations (id int, name text, checksum text)')
+    expect(await complaints(trapped.url)).toContain(`the schema freshet belongs to role ${name}`)
+    await expect(grantScript(trapped.pool, name)).rejects.toThrow(`the schema freshet belongs to role ${name}`)
+  })
+
   it('sees migrations that are not applied, and ones that a newer version applied', async () => {
     const database = await quiet(await createDatabase())
     await database.query('create table kept as select * from freshet.migrations; delete from freshet.migrations where id = (select max(id) from kept)')

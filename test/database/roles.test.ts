@@ -44,7 +44,7 @@ describe.skipIf(!hasPostgres)('roles', async () => {
       `prepare_capture('app.orders')`, `seal('app.orders')`, `forget_channel('orders')`, `forget_table('app.orders')`,
       `regenerate(${id})`, `mark(${id}, 'x')`, `insert_reset(${id}, 'x')`, `create_triggers('app.orders', ${id})`, `create_truncate_trigger('app.orders', ${id})`,
       `drop_triggers('app.orders')`, `lock_table('app.orders', 'access exclusive', 1)`, `generate_capture(t) from (values (row(${id},'app.orders'::regclass,'x','{id}',null,'{}','{}','',null)::freshet.tables)) v (t)`,
-      `configure('wake', 'poll')`, `uninstall()`, `detect_drift()`,
+      `configure('wake', 'poll')`, `uninstall()`, `detect_drift()`, `trust('${stranger}')`, `distrust('${app}')`,
     ]) {
       await expect(attacker.query(`select freshet.${call}`), call).rejects.toMatchObject({ code: '42501' })
     }
@@ -64,11 +64,12 @@ describe.skipIf(!hasPostgres)('roles', async () => {
     const guest = `guest_${app}`
     await database.query(`create role ${guest}; create schema inn authorization ${guest}; grant usage on schema freshet to ${guest}; grant usage on schema inn to ${server}`)
     const client = await connectAs(guest)
+    await database.query(`select freshet.trust('${guest}')`)
     await client.query(`create table inn.room (id int primary key); grant select on inn.room to ${server}`)
     for (const call of [`watch('inn.room')`, `define_channel('inn.room', 'room', '{}', null, true)`]) {
       await expect(client.query(`select freshet.${call}`)).rejects.toMatchObject({ code: '42501' })
     }
-    await database.query(`drop schema inn cascade; revoke usage on schema freshet from ${guest}; drop role ${guest}`)
+    await database.query(`drop schema inn cascade; revoke usage on schema freshet from ${guest}; select freshet.distrust('${guest}'); drop role ${guest}`)
   })
 
   it('the trigger function of a table cannot be called, nor hung on a table by anybody but the owner', async () => {

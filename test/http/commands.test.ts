@@ -143,7 +143,7 @@ describe.skipIf(!hasPostgres)('watch and unwatch', () => {
 
   it("shows PostgreSQL's error with its hint", async () => {
     expect(await freshet(['watch', 'keyless'], environment))
-      .toEqual({ code: 1, stdout: '', stderr: 'freshet: cannot watch public.keyless: it has no primary key; add one: alter table … add primary key (…).' })
+      .toEqual({ code: 1, stdout: '', stderr: 'freshet: cannot watch public.keyless: it has no primary key; add one: alter table ... add primary key (...).' })
     expect(await freshet(['watch', 'nothing'], environment))
       .toEqual({ code: 1, stdout: '', stderr: 'freshet: relation "nothing" does not exist; write the table as schema.table, in double quotes where it has capitals.' })
   })

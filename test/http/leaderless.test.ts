@@ -1,3 +1,4 @@
+import pg from 'pg'
 import { expect, it } from 'vitest'
 import { createDatabase } from '../support/database.ts'
 import { startTestServer } from '../support/server.ts'
@@ -20,3 +21,37 @@ it('Loud: while nobody numbers what is committed, streams and polls say so', { t
   await frozen.query('select pg_advisory_unlock_all()')
   await stream.delta(({ changes }) => changes.length === 1)
 })
+
+it('Loud: a stranger who holds the lock of the clock is named by the log and by /readyz, which is 503 until they are gone', { timeout: 40_000 }, async () => {
+  const database = await createDatabase()
+  const test = await startTestServer({ database })
+  const role = `stranger_${Math.random().toString(36).slice(2)}`
+  await database.query(`create role ${role} login password 'secret'`)
+  const stranger = new pg.Client({ ...urlOf(database.url, role), application_name: 'freshet:clock' })
+  stranger.on('error', () => undefined)
+  await stranger.connect()
+  try {
+    const { rows: [session] } = await stranger.query<{ pid: number }>('select pg_backend_pid() as pid')
+    const locked = stranger.query(`select pg_advisory_lock(hashtextextended('freshet.clock', 0))`)
+    await expect.poll(() => database.query(`select from pg_locks where locktype = 'advisory' and not granted`)).toHaveLength(1)
+    await database.query(`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'freshet:clock' and datname = current_database() and usename <> '${role}'`)
+    await locked
+    const holder = `process ${String(session?.pid)} (role ${role}, application "freshet:clock")`
+    await expect.poll(async () => (await test.get('/readyz')).status).toBe(503)
+    await expect.poll(async () => (await (await test.get('/readyz')).json() as { checks: { clock: { detail: string } } }).checks.clock.detail)
+      .toBe(`No node numbers versions: the lock of the clock is held by a stranger, ${holder}. End that session.`)
+    await expect.poll(() => test.warnings.filter((line) => (JSON.parse(line) as { holder?: string }).holder === holder)).toHaveLength(1)
+    await database.query('select pg_terminate_backend($1)', [session?.pid])
+    await expect.poll(async () => (await test.get('/readyz')).status).toBe(200)
+  } finally {
+    await stranger.end().catch(() => undefined)
+    await database.query(`drop role ${role}`)
+  }
+})
+
+function urlOf(url: string, role: string): pg.ClientConfig {
+  const as = new URL(url)
+  as.username = role
+  as.password = 'secret'
+  return { connectionString: as.href }
+}

@@ -1,4 +1,4 @@
-/** A database in which Freshet belongs to one role and the host's tables to another: nobody involved is a superuser. */
+/** A database in which Freshet belongs to one role and the host's tables to another, whom it trusts: nobody involved is a superuser. */
 import { randomBytes } from 'node:crypto'
 import type { Client } from 'pg'
 import { migrate } from '../../src/database/migrate.ts'
@@ -36,6 +36,7 @@ export async function createRoleDatabase(): Promise<RoleDatabase> {
   for (const [role, schema] of [[app, 'app'], [stranger, 'lair']] as const) {
     await database.query(`grant usage on schema freshet to ${role}; grant execute on function freshet.watch, freshet.unwatch to ${role}`)
     await database.query(`grant usage on schema ${schema} to ${server}`)
+    await database.query(`select freshet.trust('${role}')`)
     await database.query(`alter default privileges for role ${role} in schema ${schema} grant select on tables to ${server}`)
   }
   return {
