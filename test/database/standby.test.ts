@@ -8,6 +8,7 @@ import { migrate } from '../../src/database/migrate.ts'
 import { createPool, type Pool } from '../../src/database/pool.ts'
 import { Cluster } from '../support/cluster.ts'
 import { hasPostgres, openDatabase, postgresMajor, type TestDatabase } from '../support/database.ts'
+import { startNode, type TestNode } from '../support/node.ts'
 import { Ticker } from '../support/ticker.ts'
 
 const KEYS = 40
@@ -16,6 +17,7 @@ const WRITERS = 4
 describe.skipIf(!hasPostgres)('on a standby', () => {
   let primary: TestDatabase
   let standby: TestDatabase
+  let admin: Pool
   let pool: Pool
   let source: DatabaseSource
   let truth: DatabaseSource
@@ -29,7 +31,7 @@ describe.skipIf(!hasPostgres)('on a standby', () => {
     const copy = await Cluster.startStandby(cluster, cluster.url)
     primary = openDatabase(cluster.url)
     standby = openDatabase(copy.url)
-    const admin = createPool({ url: primary.url, max: 6, onError: () => undefined })
+    admin = createPool({ url: primary.url, max: 6, onError: () => undefined })
     pool = createPool({ url: standby.url, max: 6, onError: () => undefined })
     await migrate(admin)
     await primary.query(`create table t (id int primary key, v int not null); select freshet.watch('t')`)
@@ -125,9 +127,85 @@ describe.skipIf(!hasPostgres)('on a standby', () => {
         if (String(await rowsOf(reading, window)) !== String(await rowsAt(version, window.channel.table.id))) torn.push(`round ${round}, version ${version}`)
       }
     }
+    for (const writer of open) await writers[writer]?.query('commit')
     expect(torn).toEqual([])
     expect(waited).toBeGreaterThan(30)
   })
+
+  it('asks again where a turn of the log has ended its reading, and is not ended by one while it reads rows', async () => {
+    await ticker.tick()
+    await replayed()
+    const node = standbyNode()
+    await node.catchUp()
+    const window = await node.hub.window('t', new Map())
+    // Larger than what is carried along, so that it is read from the log.
+    const since = ticker.head
+    await primary.query(`insert into t select i, 0 from generate_series(1000, 7000) i`)
+    await ticker.tick()
+    await replayed()
+    await node.catchUp()
+    const reading = vi.spyOn(node.source, 'readRuns')
+    const read = reading.getMockImplementation() ?? DatabaseSource.prototype.readRuns.bind(node.source)
+    reading.mockImplementationOnce(async function* (range) {
+      let isFirst = true
+      for await (const run of read(range)) {
+        yield run
+        if (isFirst) await turn()
+        isFirst = false
+      }
+    })
+    expect(await node.hub.answer([window], { epoch: node.hub.epoch, number: since })).toMatchObject({ since, version: ticker.head })
+    expect(reading).toHaveBeenCalledTimes(2)
+    expect(await conflicts()).toBeGreaterThan(0)
+
+    const before = await conflicts()
+    const state = await source.openState([window], versionAfter)
+    await turn()
+    const rows = await primary.query<{ row: string }>('select row_to_json(t)::text as row from t')
+    expect(await rowsOf(state, window)).toEqual(rows.map(({ row }) => row).sort())
+    expect(await conflicts()).toBe(before)
+  })
+
+  /** The log's other table is emptied, and that is replayed. */
+  async function turn(): Promise<void> {
+    expect(await turnLog({ pool: admin, keepMs: -1, maxBytes: 1e9 })).toBe(true)
+    await replayed()
+  }
+
+  /** Readings that were ended, as the standby counts them; it does once they are gone. */
+  async function conflicts(): Promise<number> {
+    const [row] = await standby.query<{ count: string }>('select pg_stat_clear_snapshot(), confl_lock + confl_snapshot as count from pg_stat_database_conflicts where datname = current_database()')
+    return Number(row?.count)
+  }
+
+  it('Ordered: waits for a version above all that it knows, then says that it has not got it, of this epoch or a new one; what it cannot have is a reset', { timeout: 60_000 }, async () => {
+    const node = standbyNode()
+    await node.catchUp()
+    const window = await node.hub.window('t', new Map())
+    const ask = (epoch: string, number: number): Promise<unknown> => node.hub.answer([window], { epoch, number }).catch((error: unknown) => error)
+    const { epoch, head } = node.hub
+    await standby.query('select pg_wal_replay_pause()')
+    await vi.waitUntil(async () => (await standby.query(`select from (select pg_get_wal_replay_pause_state() as s) p where s = 'paused'`)).length === 1)
+    await primary.query('update t set v = v + 1 where id = 1')
+    const next = await ticker.tick()
+    expect(await ask(epoch, next?.number ?? 0)).toMatchObject({ code: 'database_unreachable' })
+    // Of a node that began a new epoch now, and of one that did before the newest commit that is here.
+    expect(await ask('other', (Date.now() + 1_000) * 1_000)).toMatchObject({ code: 'database_unreachable' })
+    expect(await ask('other', (Date.now() - 3_600_000) * 1_000)).toMatchObject({ since: null })
+    // No number of ours: the ticker counts from 1,000.
+    expect(await ask(epoch, 10)).toMatchObject({ since: null, version: head })
+
+    const waiting = ask(epoch, next?.number ?? 0)
+    await standby.query('select pg_wal_replay_resume()')
+    await replayed()
+    await node.catchUp()
+    expect(await waiting).toEqual({ kind: 'unchanged' })
+  })
+
+  /** A node that is told of nothing: it learns of versions when a test says so. */
+  function standbyNode(): TestNode {
+    return startNode(standby, { neverLeads: true, isDeaf: true })
+  }
 })
 
 /** The same numbers each time, from 0 to 1. */
