@@ -110,7 +110,7 @@ describe.skipIf(!hasPostgres)('on a standby', () => {
     }
     const torn: string[] = []
     let waited = 0
-    for (let round = 0; round < 60; round += 1) {
+    for (let round = 0; round < 30; round += 1) {
       for (let writer = 0; writer < WRITERS; writer += 1) if (random() < 0.6) await write(writer)
       await end(Math.floor(random() * WRITERS))
       await replayed()
@@ -129,7 +129,7 @@ describe.skipIf(!hasPostgres)('on a standby', () => {
     }
     for (const writer of open) await writers[writer]?.query('commit')
     expect(torn).toEqual([])
-    expect(waited).toBeGreaterThan(30)
+    expect(waited).toBeGreaterThan(15)
   })
 
   it('asks again where a turn of the log has ended its reading, and is not ended by one while it reads rows', async () => {
