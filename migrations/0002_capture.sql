@@ -397,6 +397,10 @@ begin%5$s
   begin
     -- While a clock is awake, somebody serves this log.
     if rings and pg_sequence_last_value('freshet.abandoned_after') < now_ms then
+      -- Given up for good: whoever serves next must find it, also where this clock was ahead and goes back.
+      if pg_sequence_last_value('freshet.abandoned_after') > 1 then
+        perform setval('freshet.abandoned_after', 1);
+      end if;
       return null;
     end if;
     if tg_op = 'TRUNCATE' then

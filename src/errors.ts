@@ -230,6 +230,15 @@ function isOutage(error: unknown): boolean {
   return OUTAGE.test('code' in error ? String(error.code) : '') || OUTAGE_MESSAGE.test(error.message)
 }
 
+/** A standby ends what stands in the way of the log of its primary, in a question or between two. */
+const CUT_SHORT = /^(?:40001|40P01|57P01)$/
+
+/** Whether PostgreSQL ended a reading for reasons of its own: asked again, it may answer at once. */
+export function isCutShort(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return CUT_SHORT.test('code' in error ? String(error.code) : '') || error.message.startsWith('Client has encountered a connection error')
+}
+
 /** The RFC 9457 body for any thrown value; says nothing of causes, stacks or foreign messages. */
 export function toProblem(error: unknown): ProblemBody {
   const { code, title, status, message, hint, parameter } = toApiError(error)

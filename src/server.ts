@@ -230,6 +230,7 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     pool, keepMs: config.retentionMs, maxBytes: config.retentionBytes, isLeading: () => clock.isLeading,
     onPolls: (polls) => { clock.polls = polls },
     onDrift: (table, outcome) => log.warn({ table, outcome }, 'the definition of a watched table has changed'),
+    onLapsed: () => clock.resign(new Error('the lease of service had run out, so that something may not have been captured: a new epoch begins')),
     onTurned: () => { void hub.refresh().catch(() => undefined) },
     onError: (error) => log.warn({ err: error }, 'housekeeping failed and will be tried again'),
   })

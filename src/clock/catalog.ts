@@ -1,6 +1,6 @@
 /**
  * Reads what a node must know before it can answer: epoch, floor, issued numbers, and every channel with its table's columns.
- * One statement, so that what it returns belongs together. Nothing is cached here.
+ * One statement, so that what it returns belongs together, and one before it on a standby's age. Nothing is cached here.
  */
 import type { Catalog, ChannelDefinition, ColumnDefinition, Conversion, TableDefinition } from '../contract/change.ts'
 import type { Pool } from '../database/pool.ts'
@@ -34,6 +34,9 @@ select epoch, floor,
     from freshet.tables left join pg_class on pg_class.oid = relation), '[]') as tables
 from freshet.state`
 
+/** Asked before: what is read afterwards has all that was replayed by then. */
+const REPLAYED = `select case when pg_is_in_recovery() then coalesce(extract(epoch from pg_last_xact_replay_timestamp()) * 1000, 0) end as replayed_ms`
+
 interface StateRow {
   readonly epoch: string
   readonly floor: string
@@ -45,6 +48,7 @@ interface StateRow {
 }
 
 export async function readCatalog(pool: Pool): Promise<Catalog> {
+  const { rows: [standby] } = await pool.query<{ replayed_ms: string | null }>(REPLAYED)
   const { rows: [state] } = await pool.query<StateRow>(STATE)
   if (state === undefined) throw new Error('freshet.state is empty')
   const tables = new Map(state.tables.map((table) => [table.id, {
@@ -57,6 +61,7 @@ export async function readCatalog(pool: Pool): Promise<Catalog> {
     floor: Number(state.floor),
     head: Number(state.head),
     leaps: state.leaps.map(([number, leaptFrom]) => ({ number, leaptFrom })),
+    replayedMs: standby?.replayed_ms == null ? null : Number(standby.replayed_ms),
     touched: new Map(state.touched.map(([tableId, version, born]) => [tableId, { version, born }])),
     channels: state.channels.flatMap((channel): ChannelDefinition[] => {
       const table = tables.get(channel.tableId)

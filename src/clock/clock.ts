@@ -56,6 +56,7 @@ export class Clock {
   #polls = false
   #looksAfterMs = -Infinity
   #stranger: string | null = null
+  #resignation: Error | undefined
 
   constructor(options: ClockOptions) {
     this.#options = options
@@ -79,6 +80,13 @@ export class Clock {
   ring(): void {
     this.#wasRung = true
     this.#ring?.()
+  }
+
+  /** Leads no longer, for this reason, and tries for the lock again: whoever gets it first looks whether the epoch is still true. */
+  resign(reason: Error): void {
+    if (!this.#holdsLock) return
+    this.#resignation = reason
+    this.ring()
   }
 
   /** Whether writers never ring (`wake = poll`), so that the clock must look by itself. */
@@ -121,6 +129,7 @@ export class Clock {
         onHealthy()
         await delay(retryLockMs, undefined, { ref: false })
       }
+      this.#resignation = undefined
       this.#holdsLock = true
       if (!this.#closing()) await this.#lead(connection, onHealthy)
     } catch (error) {
@@ -160,6 +169,7 @@ export class Clock {
     const trust = new Trust()
     let wasRung = false
     while (!this.#closing()) {
+      if (this.#resignation !== undefined) throw this.#resignation
       const startedMs = performance.now()
       const read = await mint(connection, { bounds, number: number + 1, leaptFrom: null })
       const tookMs = performance.now() - startedMs
@@ -206,17 +216,18 @@ export class Clock {
   }
 
   /** In poll mode the lease belongs to configure(): it never runs out. */
-  async #setLease(connection: Connection, leaseMs: number): Promise<void> {
+  async #setLease(connection: Connection, leaseMs: number | null): Promise<void> {
     await connection.query({
       name: 'freshet-lease',
-      text: `select setval('freshet.awake_until', greatest(1, (extract(epoch from clock_timestamp()) * 1000)::bigint + $1::bigint))
+      text: `select setval('freshet.awake_until', coalesce((extract(epoch from clock_timestamp()) * 1000)::bigint + $1::bigint, 1))
              from freshet.settings where name = 'wake' and value = 'notify'`,
       values: [leaseMs],
     })
   }
 
   async #giveBackLease(connection: Connection): Promise<bigint> {
-    await this.#setLease(connection, -1)
+    // Not "until now": a clock that goes back would take it for a lease.
+    await this.#setLease(connection, null)
     // A transaction that begins after that committed. xmax of a snapshot would not do: a writer in flight can lie above it.
     const { rows } = await connection.query<{ fence: string }>('select pg_current_xact_id()::text as fence')
     return BigInt(rows[0]?.fence ?? 0)

@@ -2,9 +2,8 @@
  * The leader's slow work, on connections of the pool so that no tick waits for it: lease of service, drift, retention, what was
  * touched last. Promise: each round may fail and is tried again; two leaders at once do no harm.
  */
-import type { Pool } from '../database/pool.ts'
-import { withClient } from '../database/pool.ts'
-import { RENEW_SERVICE } from './identity.ts'
+import { withClient, type Pool } from '../database/pool.ts'
+import { renewService } from './identity.ts'
 import { forgetVersions, rememberTouched, turnLog } from './retention.ts'
 
 export interface HousekeeperOptions {
@@ -15,6 +14,8 @@ export interface HousekeeperOptions {
   /** Whether writers ring (`wake = notify`) or the clock must look by itself. */
   readonly onPolls: (polls: boolean) => void
   readonly onDrift: (table: string, outcome: string) => void
+  /** The lease of service had run out, so that something may not have been captured: a new epoch must begin. */
+  readonly onLapsed: () => void
   /** The log has turned: the floor is another. */
   readonly onTurned: () => void
   readonly onError: (error: Error) => void
@@ -56,11 +57,11 @@ export class Housekeeper {
   }
 
   async #tidy(): Promise<void> {
-    const { pool, isLeading, onTurned, onError } = this.#options
+    const { pool, isLeading, onLapsed, onTurned, onError } = this.#options
     this.#round += 1
     const jobs = [
       () => this.#readSettings(),
-      () => pool.query(RENEW_SERVICE),
+      async () => { if (!await renewService(pool)) onLapsed() },
       () => this.#detectDrift(),
       async () => { if (this.#round % ROUNDS_TO_REMEMBER === 0) await withClient(pool, rememberTouched) },
       async () => { if (await turnLog(this.#options)) onTurned() },

@@ -232,9 +232,9 @@ export function fromRun(run: string): readonly FoldedChange[] {
   })
 }
 
-/** The changes of tables $4, folded: a text of `lines`; or `carried` false: too many or too large. */
+/** The changes of tables $4 by others than the transactions $5, folded: a text of `lines`; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `
-with later as materialized (${folded('table_id = any ($4::int[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (select ${CARRIED} from later)
+with later as materialized (${folded('table_id = any ($4::int[]) and xid <> all ($5::xid8[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (select ${CARRIED} from later)
 select carried, case when carried then ${lines('later', `array_to_string(old_filters, ${BETWEEN_FIELDS})`)} end as lines from size`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */

@@ -18,9 +18,10 @@ const VERSION_BYTES = 150
 /** So many versions go in one statement. */
 const VERSIONS_A_ROUND = 200_000
 
+/** Later than now is as good as long ago: the clock of the machine was ahead. */
 const DUE = `
 select 1 - pg_sequence_last_value('freshet.slot')::int as idle,
-  extract(epoch from clock_timestamp() - turned_at) * 1000 > $1::float8
+  extract(epoch from clock_timestamp() - turned_at) * 1000 not between 0 and $1::float8
     or pg_total_relation_size(case when pg_sequence_last_value('freshet.slot') = 0 then 'freshet.changes_0'::regclass else 'freshet.changes_1'::regclass end) > $2::float8
     or ((select max(number) from freshet.versions) - greatest(turned_version, (select max(number) from freshet.versions where leapt_from is not null)))
       * ${VERSION_BYTES} > $2::float8 as due
@@ -44,9 +45,9 @@ update freshet.state set floor = greatest(floor, (select max(low) from search))
 from (select snapshot from freshet.versions order by number desc limit 1) version
 where ${seesAll(table)}`
 
-/** Whether the version at the floor sees all of the table, also what was committed since the floor was found. */
-const mayEmpty = (table: string): string => `
-select coalesce((
+/** Whether the version at the floor sees all of the table, also what was committed since the floor was found; and nobody else has turned to it meanwhile. */
+const mayEmpty = (table: string, slot: number): string => `
+select pg_sequence_last_value('freshet.slot') <> ${slot} and coalesce((
   select ${seesAll(table)} from freshet.versions version
   where number >= (select floor from freshet.state) order by number limit 1), false) as may_empty`
 
@@ -83,7 +84,7 @@ export async function turnLog({ pool, keepMs, maxBytes }: RetentionOptions): Pro
     const table = `freshet.changes_${state.idle}`
     await rememberTouched(client)
     await client.query(raiseFloor(table))
-    if (!await emptied(client, table)) return false
+    if (!await emptied(client, table, state.idle)) return false
     await client.query(`select setval('freshet.slot', $1)`, [state.idle])
     await client.query('update freshet.state set turned_at = clock_timestamp(), turn_fence = pg_current_xact_id(), turned_version = coalesce((select max(number) from freshet.versions), 0)')
     return true
@@ -99,12 +100,12 @@ export async function forgetVersions(pool: Pool): Promise<void> {
  * Under its lock nobody writes the table or has written it and is still open: what is there is committed. A writer who
  * was told to use this table and has not begun finds it empty, and in use again.
  */
-async function emptied(client: PoolClient, table: string): Promise<boolean> {
+async function emptied(client: PoolClient, table: string, slot: number): Promise<boolean> {
   await client.query('begin')
   try {
     await client.query(`set local lock_timeout = '100ms'`)
     await client.query(`lock table ${table} in access exclusive mode`)
-    const { rows: [checked] } = await client.query<{ may_empty: boolean }>(mayEmpty(table))
+    const { rows: [checked] } = await client.query<{ may_empty: boolean }>(mayEmpty(table, slot))
     if (checked?.may_empty === true) await client.query(`truncate ${table}`)
     await client.query('commit')
     return checked?.may_empty === true

@@ -2,6 +2,7 @@
  * Answers what the hub does not remember: changes out of the log, whole states out of the tables, filter values by their type.
  * Promise: a state is one that existed. Its rows are one snapshot; what that snapshot saw and no version numbered yet is waited for,
  * and what the awaited version sees beyond the snapshot is handed along. A range the log no longer holds is `RangeLost`, never short.
+ * On a standby as on a primary: what a snapshot sees is told by the log's rows, since there pg_current_snapshot() names no open transaction.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
@@ -29,14 +30,18 @@ const MAX_LOCKED_MS = 250
 /** The log is too young for statistics: without them the planner may compare every change with every other, or sort where hashing does. Left are joins and groups by hash. */
 const BEGIN_FOLD = `begin read only; set local work_mem = '32MB'; set local enable_mergejoin = off; set local enable_nestloop = off; set local enable_sort = off`
 
+/** What a state asks the log is a part of its transaction, which sees no more and no less once that is over; the locks on the log go with it. */
+const LOG_READ = 'log_read'
+const RELEASE_LOG = `rollback to savepoint ${LOG_READ}; release savepoint ${LOG_READ}`
+
 /** With the names that the tables ($1) have by now, and whether we may run what their owners made: they are locked, and keep their owners. */
 const STATE_HEADER = `
-select pg_current_snapshot()::text as snapshot, number, versions.snapshot::text as version_snapshot,
+select number, versions.snapshot::text as version_snapshot,
   (select json_object_agg(id, freshet.quoted_name(relation)) from freshet.tables where id = any ($1::int[])) as names,
   (select bool_and(freshet.has_trusted_owners(relation)) from freshet.tables where id = any ($1::int[])) as is_trusted
 from freshet.versions order by number desc limit 1`
 
-/** Transactions whose changes of these tables ($3) the reader's snapshot sees and the newest version does not. */
+/** Transactions whose changes of these tables ($3) the reader's snapshot sees and the newest version does not: whole ones, never a savepoint of one. */
 const UNNUMBERED = `
 select array(select distinct xid::text from freshet.changes where (xid >= $1::xid8 or xid = any ($2::xid8[])) and table_id = any ($3::int[])) as transactions`
 
@@ -119,6 +124,7 @@ export class DatabaseSource implements ChangeSource {
     const tables = [...new Map(windows.map(({ channel }) => [channel.table.id, channel.table])).values()]
     const tableIds = tables.map(({ id }) => id)
     await lockTables(client, tables.map(({ name }) => name))
+    // Both are what the rows' own snapshot sees: together they say which changes the rows have.
     const { rows: [header] } = await client.query<StateHeader>(STATE_HEADER, [tableIds])
     if (header === undefined) throw new ApiError('database_unreachable', 'No version has been numbered yet.')
     // Renamed since: another table may bear the name.
@@ -126,10 +132,13 @@ export class DatabaseSource implements ChangeSource {
     if (header.is_trusted !== true) throw new RangeLost('the table belongs to a role that is not trusted')
     const { xmax, inProgress } = parseSnapshot(header.version_snapshot)
     const { rows: [unnumbered] } = await client.query<{ transactions: string[] }>(UNNUMBERED, [xmax, inProgress, tableIds])
-    const version = await this.#numberedVersion(Number(header.number), unnumbered?.transactions ?? [], versionAfter)
+    // The log may turn while the rows are read: on a standby, its lock would first hold up all that is replayed, and then end this reading.
+    await client.query(RELEASE_LOG)
+    const seen = unnumbered?.transactions ?? []
+    const version = await this.#numberedVersion(Number(header.number), seen, versionAfter)
     if (version === null) return Number(header.number)
     const later = version.snapshot === null ? new Map<number, ReadonlyMap<string, LoggedChange>>()
-      : await this.#readLater(header.snapshot, version.snapshot, tableIds)
+      : await this.#readLater({ from: header.version_snapshot, to: version.snapshot, without: seen }, tableIds)
     // Asked after reading: what was emptied in between would have been missed.
     const { rows: [log] } = await this.#pool.query<{ floor: string }>('select floor from freshet.state')
     if (log === undefined || Number(log.floor) > Number(header.number)) throw new RangeLost('the log turned while the table was read')
@@ -163,11 +172,12 @@ export class DatabaseSource implements ChangeSource {
     return null
   }
 
-  async #readLater(from: string, to: string, tableIds: readonly number[]): Promise<Map<number, ReadonlyMap<string, LoggedChange>>> {
+  /** What the version sees that the rows do not: neither the version before it did, nor is it of the transactions that they have beyond that one. */
+  async #readLater({ from, to, without }: { from: string; to: string; without: readonly string[] }, tableIds: readonly number[]): Promise<Map<number, ReadonlyMap<string, LoggedChange>>> {
     const { xmax, inProgress } = parseSnapshot(from)
     const read = await withClient(this.#pool, async (client) => {
       await client.query(BEGIN_FOLD)
-      const { rows: [row] } = await client.query<{ carried: boolean; lines: string | null }>(LATER_CHANGES, [xmax, inProgress, to, tableIds])
+      const { rows: [row] } = await client.query<{ carried: boolean; lines: string | null }>(LATER_CHANGES, [xmax, inProgress, to, tableIds, without])
       await client.query('rollback')
       return row
     })
@@ -195,7 +205,6 @@ export class DatabaseSource implements ChangeSource {
 }
 
 interface StateHeader {
-  readonly snapshot: string
   readonly number: string
   readonly version_snapshot: string
   readonly names: Readonly<Record<number, string | null>> | null
@@ -207,7 +216,7 @@ async function lockTables(client: PoolClient, names: readonly string[]): Promise
   for (let attempt = 1; ; attempt += 1) {
     try {
       await client.query(`begin isolation level repeatable read read only; set local lock_timeout = '${LOCK_TIMEOUT}'`)
-      await client.query(`lock table ${names.join(', ')} in access share mode`)
+      await client.query(`lock table ${names.join(', ')} in access share mode; savepoint ${LOG_READ}`)
       return
     } catch (error) {
       await client.query('rollback')

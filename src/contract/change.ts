@@ -85,6 +85,8 @@ export interface Catalog {
   readonly head: number
   /** Issued numbers run without a gap from each leap to the `leaptFrom` of the next, or to the head. */
   readonly leaps: readonly { readonly number: number; readonly leaptFrom: number }[]
+  /** On a standby: when the newest of the commits that are here was made, at least, ms since 1970. Null: a primary, where nothing is missing. */
+  readonly replayedMs: number | null
 }
 
 /** Equality conditions by column, values as JSON in their one canonical form. */

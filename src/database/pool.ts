@@ -1,7 +1,9 @@
 /**
  * Connections: every one of ours bears a name and pins the settings that the contract depends on.
- * Promise: an error on an idle connection is reported, never thrown; a client that timed out is not reused.
+ * Promise: an error on an idle connection is reported, never thrown; a client that timed out is not reused; an answer that cannot be read
+ * ends its connection, never the process.
  */
+import type { Duplex } from 'node:stream'
 import pg from 'pg'
 import { isSessionShared, sharedSession } from './session.ts'
 
@@ -61,7 +63,7 @@ export function createPool({ url, max, onError }: PoolOptions): Pool {
     ...connectionSettings(url, 'pool'), max, idleTimeoutMillis: 60_000, query_timeout: STATEMENT_TIMEOUT_MS + 5_000,
     // Awaited before anybody gets the client, whatever its type says: nobody reads through another's settings.
     // eslint-disable-next-line @typescript-eslint/no-misused-promises
-    onConnect: async (client) => { await client.query(`${PINS}; set statement_timeout = ${STATEMENT_TIMEOUT_MS}`) },
+    onConnect: async (client) => { guardReading(client); await client.query(`${PINS}; set statement_timeout = ${STATEMENT_TIMEOUT_MS}`) },
   })
   // Without handlers a connection that drops, idle or lent, ends the process.
   pool.on('error', onError)
@@ -98,6 +100,26 @@ export function dropConnections(pool: Pool): void {
   for (const client of lent) void (client as unknown as Connection).end()
 }
 
+/**
+ * Answers are taken apart in a handler of the socket, where nobody catches what is thrown: at a text longer than a string may be, at
+ * half a message. The connection ends with that error instead, and so does whatever was asked on it.
+ */
+function guardReading(client: object): void {
+  const { connection } = client as { readonly connection?: { readonly stream: Duplex } }
+  if (connection === undefined) throw new Error('pg has its connection elsewhere by now')
+  const { stream } = connection
+  const emit = stream.emit.bind(stream)
+  stream.emit = (event: string, ...values: unknown[]): boolean => {
+    try {
+      return emit(event, ...values)
+    } catch (error) {
+      if (event !== 'data') throw error
+      stream.destroy(error instanceof Error ? error : new Error(String(error)))
+      return true
+    }
+  }
+}
+
 /** What should have been said was not. */
 export class Silence extends Error {
   override readonly name = 'Silence'
@@ -114,6 +136,7 @@ export async function connect(url: string, role: ConnectionRole, onError: (error
   client.on('error', onError)
   try {
     await client.connect()
+    guardReading(client)
     // Before the pins: they would be somebody else's.
     if (role === 'clock' && await isSessionShared(client, () => greet(url))) throw sharedSession()
     await client.query(PINS)

@@ -36,6 +36,11 @@ export class Channels {
     return this.#catalog?.floor ?? 0
   }
 
+  /** Whether the database is a copy of another one that may be ahead of it. */
+  get isOnStandby(): boolean {
+    return this.#catalog !== null && this.#catalog.replayedMs !== null
+  }
+
   get all(): readonly ChannelDefinition[] {
     return this.#catalog?.channels ?? []
   }

@@ -4,9 +4,9 @@
  * of each version that concerns them. What cannot be answered truly becomes a reset, never an empty success.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { RangeLost, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
+import { RangeLost, type Catalog, type ChangeSource, type ChannelDefinition, type LoggedVersion, type Window } from '../contract/change.ts'
 import type { Version } from '../contract/version.ts'
-import { ApiError } from '../errors.ts'
+import { ApiError, isCutShort } from '../errors.ts'
 import { Answerer, discard, type Delta, type Question } from './answer.ts'
 import { Channels } from './channels.ts'
 import type { Follower } from './feed.ts'
@@ -191,7 +191,11 @@ export class Hub {
   async answer(windows: readonly Window[], cursor: Version | null): Promise<Answer> {
     for (let attempt = 1; ; attempt += 1) {
       const beginnings = this.#beginnings
-      const answer = this.answerAtOnce(windows, cursor) ?? await this.#answerOnce(windows, cursor)
+      const answer = this.answerAtOnce(windows, cursor) ?? await this.#answerOnce(windows, cursor).catch((error: unknown) => {
+        if (isCutShort(error) && attempt < MAX_TRIES) return null
+        throw error
+      })
+      if (answer === null) continue
       // Its numbers would be read as those of the epoch that has begun meanwhile.
       if (beginnings === this.#beginnings || attempt === MAX_TRIES) return answer
       if (answer.kind === 'delta') await discard(answer)
@@ -310,10 +314,12 @@ export class Hub {
   }
 
   /** The number to start from; null where only a reset is true. */
-  async #startingPoint(windows: readonly Window[], { epoch, number }: Version): Promise<number | null> {
-    if (epoch !== this.epoch) return null
-    if (number > this.#history.head && (!await this.#arrives(number) || epoch !== this.epoch)) return null
-    return this.#mayStartFrom(number, windows) ? number : null
+  async #startingPoint(windows: readonly Window[], cursor: Version): Promise<number | null> {
+    const { epoch, number } = cursor
+    // A standby may not have heard of an epoch that has begun.
+    if (epoch !== this.epoch && !this.#channels.isOnStandby) return null
+    if (number > this.#history.head && !await this.#arrives(cursor)) return null
+    return epoch === this.epoch && this.#mayStartFrom(number, windows) ? number : null
   }
 
   #mayStartFrom(number: number, windows: readonly Window[]): boolean {
@@ -321,13 +327,13 @@ export class Hub {
   }
 
   /** Whether a version that this node has not seen is one. Throws ApiError database_unreachable while nobody can say. */
-  async #arrives(number: number): Promise<boolean> {
+  async #arrives({ epoch, number }: Version): Promise<boolean> {
     if (await this.#history.versionAfter(number - 1, this.#options.futureWaitMs).then(() => true, () => false)) return true
     // A reset to what this node holds would take the client back in time, if it is only this node that is behind.
     const impatience = delay(this.#options.futureWaitMs, null, { ref: false })
     const catalog = await Promise.race([this.#channels.read(), impatience])
     if (catalog === null) throw new ApiError('database_unreachable', 'The database does not answer just now.')
-    if (catalog.epoch === this.epoch && catalog.head >= number) throw new ApiError('database_unreachable', 'This node has not caught up with the version you hold.')
+    if (mayLackVersion(catalog, { epoch, number })) throw new ApiError('database_unreachable', 'This node has not caught up with the version you hold.')
     return false
   }
 
@@ -356,4 +362,13 @@ export class Hub {
   #report(error: unknown): void {
     this.#options.onError(error instanceof Error ? error : new Error(String(error)))
   }
+}
+
+/**
+ * Whether there may be such a version of which the database (on a primary: this node) has not got. A standby knows nothing of what is above its
+ * head; of another epoch it does once it has what was committed later than that version, whose number is not before the time of its leap.
+ */
+function mayLackVersion({ epoch, head, replayedMs }: Catalog, version: Version): boolean {
+  if (epoch === version.epoch) return head >= version.number || replayedMs !== null
+  return replayedMs !== null && replayedMs * 1_000 < version.number
 }

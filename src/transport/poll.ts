@@ -254,8 +254,9 @@ function heldVersion({ cursor, etags }: PollRequest, hub: Hub): Version | null {
   if (cursor?.kind === 'version') return cursor.version
   if (cursor?.kind === 'page') return cursor.page.since === null ? null : { epoch: cursor.page.epoch, number: cursor.page.since }
   if (etags === null || etags === 'any') return null
-  const ours = etags.filter(({ epoch }) => epoch === hub.epoch).toSorted((a, b) => b.number - a.number)
-  return ours.find(({ number }) => hub.wasIssued(number)) ?? ours[0] ?? null
+  const newestFirst = etags.toSorted((a, b) => b.number - a.number)
+  const ours = newestFirst.filter(({ epoch }) => epoch === hub.epoch)
+  return ours.find(({ number }) => hub.wasIssued(number)) ?? ours[0] ?? newestFirst[0] ?? null
 }
 
 async function letGo(answer: Answer): Promise<void> {

@@ -141,6 +141,13 @@ describe.skipIf(!hasPostgres)('the bell', () => {
     expect(notices.at(-1)).toBe('version')
   })
 
+  it('is heard also where the clock of the machine goes back after it was needed last', async () => {
+    const { database } = await watched()
+    await startLeader(database, { safetyMs: 60_000 })
+    await expect.poll(() => isAwake(database)).toBe(false)
+    expect(await database.query(`select pg_sequence_last_value('freshet.awake_until')::int as lease`)).toEqual([{ lease: 1 }])
+  })
+
   it('is not needed: without it a change is numbered within the safety poll', async () => {
     const { database, tableId } = await watched()
     const node = await startLeader(database, { safetyMs: 300, isDeaf: true })

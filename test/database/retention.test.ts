@@ -232,13 +232,13 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
     await database.query(`create table t (id int primary key); select freshet.watch('t'); select freshet.configure('wake', 'poll')`)
     await Ticker.start(database)
     await database.query(`create or replace function freshet.detect_drift() returns table (table_name text, outcome text) language plpgsql as $$ begin raise exception 'no drift today'; end $$`)
-    await database.query(`select setval('freshet.abandoned_after', 1)`)
+    await database.query(`select setval('freshet.abandoned_after', (extract(epoch from clock_timestamp()) * 1000)::bigint + 60000)`)
     const pool = createPool({ url: database.url, max: 3, onError: () => undefined })
     const heard: unknown[] = []
     const errors: string[] = []
     const housekeeper = new Housekeeper({
       pool, keepMs: 0, maxBytes: 1e9, everyMs: 20, isLeading: () => true, onDrift: () => undefined,
-      onPolls: (polls) => heard.push(polls), onTurned: () => heard.push('turned'), onError: ({ message }) => errors.push(message),
+      onPolls: (polls) => heard.push(polls), onTurned: () => heard.push('turned'), onLapsed: () => heard.push('lapsed'), onError: ({ message }) => errors.push(message),
     })
     housekeeper.start()
     await expect.poll(() => heard).toContain('turned')
@@ -246,8 +246,9 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
     await pool.end()
     expect(heard[0]).toBe(true)
     expect(new Set(errors)).toEqual(new Set(['no drift today']))
-    const [service] = await database.query<{ renewed: boolean }>(`select pg_sequence_last_value('freshet.abandoned_after') > extract(epoch from clock_timestamp()) * 1000 as renewed`)
+    const [service] = await database.query<{ renewed: boolean }>(`select pg_sequence_last_value('freshet.abandoned_after') > extract(epoch from clock_timestamp()) * 1000 + 80000000 as renewed`)
     expect(service?.renewed).toBe(true)
+    expect(heard).not.toContain('lapsed')
   })
 
   it('rests many times as long as it took to compare the tables with the catalog, also after a failure', async () => {
@@ -258,13 +259,30 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
     let rounds = 0
     const housekeeper = new Housekeeper({
       pool, keepMs: 60_000, maxBytes: 1e9, everyMs: 5, isLeading: () => true, onDrift: () => undefined, onPolls: () => { rounds += 1 },
-      onTurned: () => undefined, onError: () => undefined,
+      onTurned: () => undefined, onLapsed: () => undefined, onError: () => undefined,
     })
     housekeeper.start()
     await expect.poll(() => rounds).toBeGreaterThan(10)
     await housekeeper.close()
     await pool.end()
     expect(await database.query('select last_value::int as times from compared')).toEqual([{ times: 1 }])
+  })
+
+  it('No loss: never renews a service that had run out, when capture may have stopped, and says so', async () => {
+    const database = await createDatabase()
+    const pool = createPool({ url: database.url, max: 3, onError: () => undefined })
+    await database.query(`select setval('freshet.abandoned_after', (extract(epoch from clock_timestamp()) * 1000)::bigint - 1000)`)
+    const before = await database.query(`select pg_sequence_last_value('freshet.abandoned_after') as lease`)
+    let lapsed = 0
+    const housekeeper = new Housekeeper({
+      pool, keepMs: 60_000, maxBytes: 1e9, everyMs: 5, isLeading: () => true, onDrift: () => undefined, onPolls: () => undefined,
+      onTurned: () => undefined, onLapsed: () => { lapsed += 1 }, onError: () => undefined,
+    })
+    housekeeper.start()
+    await expect.poll(() => lapsed).toBeGreaterThan(1)
+    await housekeeper.close()
+    await pool.end()
+    expect(await database.query(`select pg_sequence_last_value('freshet.abandoned_after') as lease`)).toEqual(before)
   })
 
   it('leaves everything to the leader', async () => {
@@ -274,7 +292,7 @@ describe.skipIf(!hasPostgres)('the housekeeper', () => {
     let asked = 0
     const housekeeper = new Housekeeper({
       pool, keepMs: 0, maxBytes: 1e9, everyMs: 5, isLeading: () => { asked += 1; return false }, onDrift: () => undefined, onPolls: () => undefined,
-      onTurned: () => undefined, onError: () => undefined,
+      onTurned: () => undefined, onLapsed: () => undefined, onError: () => undefined,
     })
     housekeeper.start()
     await expect.poll(() => asked).toBeGreaterThan(3)

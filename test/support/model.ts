@@ -112,7 +112,7 @@ export class Model {
       }
     }
     const leaps = this.versions.flatMap(({ number, leaptFrom }) => leaptFrom === null ? [] : [{ number, leaptFrom }])
-    return { epoch: this.epoch, floor: this.floor, channels: this.channels, touched, head: this.head, leaps }
+    return { epoch: this.epoch, floor: this.floor, channels: this.channels, touched, head: this.head, leaps, replayedMs: null }
   }
 
   #push(number: number, changes: readonly LoggedChange[], { leaptFrom = null, isCarried = true }: { leaptFrom?: number | null; isCarried?: boolean } = {}): LoggedVersion {
