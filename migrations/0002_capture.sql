@@ -169,18 +169,18 @@ create function freshet.log_lines(watched freshet.tables, alias text, new_row te
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
-      insert into freshet.changes_0 (seq, table_id, key, new_row, old_filters) %1$s;
+      insert into freshet.changes_0 (%2$stable_id, key, new_row, old_filters) %1$s;
     else
-      insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
+      insert into freshet.changes_1 (%2$stable_id, key, new_row, old_filters) %1$s;
     end if;
 $statement$,
     -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
-    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null%s',
-      -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
-      -- apart costs more than it saves.
-      case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
+    format('select %s%s, %s, %s, %s%s where %L::regclass is not null%s',
+      -- The rows of a statement have one place in the log, so that it is asked for once; that of a single row is the default.
+      case when alias in ('new', 'old') then '' else '(select pg_current_wal_insert_lsn()), ' end,
       watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
-      case when alias in ('new', 'old') then '' else ' from ' || coalesce(source, alias) end, watched.relation::oid, range))
+      case when alias in ('new', 'old') then '' else ' from ' || coalesce(source, alias) end, watched.relation::oid, range),
+    case when alias in ('new', 'old') then '' else 'lsn, ' end)
 $$;
 
 -- Whether so many rows, which take so many bytes, are more than half of a table. By its size and its statistics, since reading it would be a
@@ -266,9 +266,9 @@ create function freshet.insert_reset(table_id int, reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if pg_sequence_last_value('freshet.slot') = 0 then
-    insert into freshet.changes_0 (table_id, new_row) values (insert_reset.table_id, reason);
+    insert into freshet.changes_0 (table_id, kind, new_row) values (insert_reset.table_id, 'r', reason);
   else
-    insert into freshet.changes_1 (table_id, new_row) values (insert_reset.table_id, reason);
+    insert into freshet.changes_1 (table_id, kind, new_row) values (insert_reset.table_id, 'r', reason);
   end if;
 end
 $$;
@@ -327,6 +327,19 @@ begin
 end
 $$;
 
+-- A condition: the trigger is one of the watched table, or of a partition of it. Anybody may create triggers that call these functions.
+create function freshet.is_own_table(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format(case when freshet.is_partitioned(watched.relation) then 'pg_partition_root(tg_relid)::oid = %s::oid' else 'tg_relid = %s::oid' end, watched.relation::oid)
+$$;
+
+-- The same by what is written down: the function may be older than the table, as after a restore, or the table is a partition itself by now.
+create function freshet.is_watched_as(table_id int, relation oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select exists (select from freshet.tables where id = table_id
+    and (tables.relation::oid = is_watched_as.relation or tables.relation in (select pg_partition_ancestors(is_watched_as.relation))))
+$$;
+
 -- An expression that is the same for all that a statement of the client calls. A number: text of a time would depend on the settings of the moment.
 create function freshet.client_statement() returns text
 language sql immutable set search_path = pg_catalog, pg_temp as $$
@@ -357,10 +370,10 @@ $$;
 create function freshet.capture_plainly(watched freshet.tables, level text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when freshet.has_virtual_columns(watched.relation) then '' else format($lines$
-  if tg_op = %L and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp()) or %s)
+  if tg_op = %L and %s and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp()) or %s)
       and %s and %s then
 %s  end if;$lines$,
-    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.is_marked('freshet.rung'), freshet.capture_guard(watched),
+    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.is_own_table(watched), freshet.is_marked('freshet.rung'), freshet.capture_guard(watched),
     case level when 'ROW' then 'age(old.xmin) > 0 and (new.xmax = 0 or not ' || freshet.is_marked(freshet.captured_mark(watched)) || ')'
       else 'not ' || freshet.is_marked(freshet.captured_mark(watched)) end,
     case level
@@ -388,6 +401,9 @@ begin
 declare
   mark text;%10$s
 begin%5$s
+  if (%11$s) is not true and not freshet.is_watched_as(%1$s, tg_relid) then
+    return null;
+  end if;
   declare
     now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
     -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
@@ -401,7 +417,7 @@ begin%5$s
     if tg_op = 'TRUNCATE' then
       perform freshet.insert_reset(%1$s, 'truncate');
       rings := true;
-    elsif (%2$s) is not true then
+    elsif (%11$s and %2$s) is not true then
       perform freshet.insert_reset(%1$s, 'drift');
       rings := true;
     else
@@ -420,7 +436,7 @@ $body$, watched.id,
     -- Of a row that others wrote and that keeps its key, or that goes, nobody can hold an older state than is told here.
     case level when 'ROW' then ' and (tg_op = ''INSERT'' or tg_op = ''UPDATE'' and stays is not true or age(old.xmin) <= 0)' else '' end,
     freshet.leave_mark(freshet.captured_mark(watched)), case level when 'ROW' then E'\n    stays boolean;' else '' end,
-    case level when 'ROW' then '' else E'\n  written int8;' end);
+    case level when 'ROW' then '' else E'\n  written int8;' end, freshet.is_own_table(watched));
 end
 $$;
 
@@ -459,10 +475,9 @@ begin
     execute format('create or replace function %s() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp %s %s as %L',
       name, case level when 'STATEMENT' then 'set enable_seqscan = off set jit = off' else '' end,
       freshet.pinned_formats(watched), freshet.capture_body(watched, level));
-    execute format('revoke all on function %s() from public', name);
-    -- Creating the trigger needs it; calling a trigger function is impossible.
-    execute format('grant execute on function %s() to %I', name,
-      (select rolname from pg_class join pg_roles on pg_roles.oid = relowner where pg_class.oid = watched.relation));
+    -- Whoever creates the trigger needs it: the owner of the table, of a partition to come, and whoever owns them next. As of everybody, because
+    -- a role that is named in a grant cannot be dropped. A trigger function cannot be called, and on any other table it does nothing.
+    execute format('grant execute on function %s() to public', name);
   end loop;
 end
 $$;

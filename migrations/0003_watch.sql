@@ -154,6 +154,12 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
         and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace)))
 $$;
 
+-- A trigger of ours: its name has the number of the table that it is for, so that a watched table can become a partition of another.
+create function freshet.trigger_name(kind text, table_id int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('freshet_%s_%s', kind, table_id)
+$$;
+
 -- What is wrong with the triggers of a watched table; null when capture is whole.
 create function freshet.capture_fault(target regclass, table_id int) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -162,12 +168,12 @@ declare
   state "char";
 begin
   for expected in
-    select relid, name, enabled from (
-      select target as relid, name, enabled
-        from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R')) as plain (name, enabled)
+    select relid, freshet.trigger_name(kind, table_id) as name, enabled from (
+      select target as relid, kind, enabled
+        from (values ('insert', 'O'), ('update', 'O'), ('delete', 'O'), ('row', 'R')) as plain (kind, enabled)
         where not freshet.is_partitioned(target)
-      union all select target, 'freshet_truncate', 'A'
-      union all select relid, name, 'A' from pg_partition_tree(target), unnest(array['freshet_row', 'freshet_truncate']) name
+      union all select target, 'truncate', 'A'
+      union all select relid, kind, 'A' from pg_partition_tree(target), unnest(array['row', 'truncate']) kind
         where freshet.is_partitioned(target)) as triggers
   loop
     select tgenabled into state from pg_trigger join pg_proc on pg_proc.oid = tgfoid
@@ -185,26 +191,37 @@ end
 $$;
 
 -- Replacing a trigger, unlike dropping it, does not wait for readers.
+create function freshet.create_trigger(target regclass, kind text, table_id int, enabled text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  name text := freshet.trigger_name(kind, table_id);
+begin
+  execute format('create or replace trigger %I %s', name, format(definition, freshet.quoted_name(target), table_id));
+  if enabled <> '' then
+    execute format('alter table %s enable %s trigger %I', freshet.quoted_name(target), enabled, name);
+  end if;
+end
+$$;
+
 create function freshet.create_triggers(target regclass, table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  named text := freshet.quoted_name(target);
+  each_row text := 'after insert or update or delete on %s for each row execute function freshet.capture_row_%s()';
   member regclass;
 begin
-  execute format('create or replace trigger freshet_row after insert or update or delete on %s '
-    'for each row execute function freshet.capture_row_%s()', named, table_id);
   if not freshet.is_partitioned(target) then
-    execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
-      'for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('create or replace trigger freshet_update after update on %s for each row execute function freshet.capture_row_%s()', named, table_id);
-    execute format('create or replace trigger freshet_delete after delete on %s referencing old table as old_rows '
-      'for each statement execute function freshet.capture_%s()', named, table_id);
-    -- Logical apply and replica sessions fire only these.
-    execute format('alter table %s enable replica trigger freshet_row', named);
-    perform freshet.create_truncate_trigger(target, table_id);
+    -- Logical apply and replica sessions fire only this one, and the one for TRUNCATE.
+    perform freshet.create_trigger(target, 'row', table_id, 'replica', each_row),
+      freshet.create_trigger(target, 'insert', table_id, '',
+        'after insert on %s referencing new table as new_rows for each statement execute function freshet.capture_%s()'),
+      freshet.create_trigger(target, 'update', table_id, '', 'after update on %s for each row execute function freshet.capture_row_%s()'),
+      freshet.create_trigger(target, 'delete', table_id, '',
+        'after delete on %s referencing old table as old_rows for each statement execute function freshet.capture_%s()'),
+      freshet.create_truncate_trigger(target, table_id);
   else
+    perform freshet.create_trigger(target, 'row', table_id, '', each_row);
     for member in select relid from pg_partition_tree(target) loop
-      execute format('alter table %s enable always trigger freshet_row', freshet.quoted_name(member));
+      execute format('alter table %s enable always trigger %I', freshet.quoted_name(member), freshet.trigger_name('row', table_id));
       perform freshet.create_truncate_trigger(member, table_id);
     end loop;
   end if;
@@ -212,26 +229,31 @@ end
 $$;
 
 create function freshet.create_truncate_trigger(target regclass, table_id int) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  execute format('create or replace trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()',
-    freshet.quoted_name(target), table_id);
-  execute format('alter table %s enable always trigger freshet_truncate', freshet.quoted_name(target));
-end
+language sql set search_path = pg_catalog, pg_temp as $$
+  select freshet.create_trigger(target, 'truncate', table_id, 'always', 'after truncate on %s for each statement execute function freshet.capture_%s()')
 $$;
 
+-- Those of this watched table: a partition may have been watched by itself before it became one.
 create function freshet.drop_triggers(target regclass) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   member record;
+  table_id int := freshet.table_id(target);
 begin
   for member in
     select tgrelid::regclass as relid, tgname from pg_trigger where tgrelid = any ((select freshet.with_partitions(target))::oid[])
-      and tgparentid = 0 and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace
+      and tgparentid = 0 and exists (select from pg_proc where pg_proc.oid = tgfoid and pronamespace = 'freshet'::regnamespace
+        and proname in ('capture_' || table_id, 'capture_row_' || table_id))
   loop
     execute format('drop trigger %I on %s', member.tgname, freshet.quoted_name(member.relid));
   end loop;
 end
+$$;
+
+-- For who may not read Freshet's tables.
+create function freshet.table_id(target regclass) returns int
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select id from freshet.tables where relation = target
 $$;
 
 -- Takes a lock without queueing all writers behind itself for long: short tries, then names who blocks.
@@ -429,6 +451,23 @@ begin
 end
 $$;
 
+-- Triggers that are left call them: on partitions that were detached, and whoever may have made one on a table of theirs. Where such a table
+-- is in use, a function that does nothing stays behind.
+create function freshet.drop_functions(table_id int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' set client_min_messages = warning as $$
+declare
+  name text;
+begin
+  foreach name in array array['capture_' || table_id, 'capture_row_' || table_id] loop
+    begin
+      execute format('drop function if exists freshet.%I() cascade', name);
+    exception when lock_not_available then
+      execute format('create or replace function freshet.%I() returns trigger language plpgsql as %L', name, 'begin return null; end');
+    end;
+  end loop;
+end
+$$;
+
 create function freshet.forget_table(target regclass) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -439,7 +478,7 @@ begin
   end if;
   delete from freshet.tables where relation = target and not exists (select from freshet.channels where table_id = tables.id) returning id into gone;
   if gone is not null then
-    execute format('drop function if exists freshet.capture_%s(), freshet.capture_row_%s()', gone, gone);
+    perform freshet.drop_functions(gone);
     perform freshet.mark(gone, 'unwatch');
   end if;
 end
@@ -559,7 +598,7 @@ begin
   for member in
     select relid from pg_partition_tree(watched.relation) join pg_class on pg_class.oid = relid
     where level > 0 and relkind in ('r', 'p') and pg_has_role(relowner, 'usage')
-      and not exists (select from pg_trigger where tgrelid = relid and tgname = 'freshet_truncate')
+      and not exists (select from pg_trigger where tgrelid = relid and tgname = freshet.trigger_name('truncate', watched.id))
   loop
     perform freshet.lock_table(member, 'share row exclusive', 1);
     perform freshet.create_truncate_trigger(member, watched.id);

@@ -5,8 +5,8 @@
 
 /** One line of the log. `key` null: the whole table starts anew, and `newRow` says why. */
 export interface LoggedChange {
-  /** Order of the log; for one key also the order of commits. */
-  readonly seq: number
+  /** Where it stands in the log: greater is later. For one key it is the order of commits; the changes of one statement may share it. */
+  readonly order: bigint
   readonly tableId: number
   /** The key as JSON: the identity of the row. */
   readonly key: string | null

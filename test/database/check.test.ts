@@ -117,11 +117,11 @@ describe.skipIf(!hasPostgres)('check', () => {
     const database = await quiet(await createDatabase())
     await database.query(`create table public.items (id int primary key, "group" text, note text);
       select freshet.watch('public.items', channel => 'things', filters => '{group}', columns => '{note}', public => false)`)
-    for (const harm of ['alter table public.items disable trigger freshet_update', 'drop trigger freshet_truncate on public.items']) {
+    for (const harm of ['alter table public.items disable trigger freshet_update_1', 'drop trigger freshet_truncate_1 on public.items']) {
       await database.query(harm)
       const found = (await check(database.url)).filter(({ level }) => level === 'problem')
       expect(found).toHaveLength(1)
-      expect(found[0]?.text).toMatch(/^channel things does not capture public\.items: trigger freshet_(update on public\.items is disabled|truncate is missing on public\.items)$/)
+      expect(found[0]?.text).toMatch(/^channel things does not capture public\.items: trigger freshet_(update_1 on public\.items is disabled|truncate_1 is missing on public\.items)$/)
       const cure = found[0] !== undefined && 'cure' in found[0] ? found[0].cure : ''
       await database.query(cure.slice(cure.indexOf('select ')))
       expect(await complaints(database.url)).toBe('')
