@@ -27,14 +27,15 @@ declare
   relation record;
   reader name := (select rolname from pg_namespace join pg_roles on pg_roles.oid = nspowner where nspname = 'freshet');
   extension_schema name;
+  ambiguous record;
 begin
   select pg_class.*, nspname into relation
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
   if relation.relkind in ('r', 'p') and relation.relpersistence <> 'p' then
     raise exception 'cannot watch %: it is % and loses its rows without a trace', target,
       case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
-      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table … set logged).';
-  elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
+      using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table ... set logged).';
+  elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or left(relation.nspname, 3) = 'pg_' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
   elsif relation.relkind not in ('r', 'p') then
@@ -53,14 +54,21 @@ begin
       using errcode = 'wrong_object_type', hint = 'Disable row-level security on the table, or keep it unwatched.';
   elsif exists (select from pg_partition_tree(target) where (select relpersistence from pg_class where oid = relid) <> 'p') then
     raise exception 'cannot watch %: it has an unlogged partition, which loses its rows without a trace', target
-      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table … set logged).';
+      using errcode = 'wrong_object_type', hint = 'Use ordinary tables as partitions (alter table ... set logged).';
   end if;
   if not exists (select from pg_index where indrelid = target and indisprimary) then
     raise exception 'cannot watch %: it has no primary key', target
-      using errcode = 'invalid_table_definition', hint = 'Add one: alter table … add primary key (…).';
+      using errcode = 'invalid_table_definition', hint = 'Add one: alter table ... add primary key (...).';
   elsif not exists (select from pg_index where indrelid = target and indisprimary and indimmediate) then
     raise exception 'cannot watch %: its primary key is deferrable', target
       using errcode = 'invalid_table_definition', hint = 'Make the primary key not deferrable.';
+  end if;
+  select attname, format_type(atttypid, atttypmod) as type_name into ambiguous
+  from pg_index join pg_attribute on attrelid = indrelid and attnum = any ((indkey::smallint[])[0:indnkeyatts - 1])
+  where indrelid = target and indisprimary and freshet.is_ambiguous(atttypid);
+  if found then
+    raise exception 'cannot watch %: keys of type % (%) cannot be told apart by their JSON', target, ambiguous.type_name, quote_ident(ambiguous.attname)
+      using errcode = 'invalid_table_definition', hint = 'Use a primary key of numbers, texts, uuids, enumerations, dates or times.';
   end if;
   if not has_table_privilege(reader, target, 'select') or not has_schema_privilege(reader, relation.relnamespace, 'usage') then
     raise exception 'cannot watch %: role % may not read it', target, quote_ident(reader)
@@ -74,6 +82,15 @@ begin
       using errcode = 'insufficient_privilege', hint = format('grant usage on schema %I to %I;', extension_schema, reader);
   end if;
 end
+$$;
+
+-- Whether two keys of this type may have JSON that reads the same although they differ, or the other way round: numbers in it lose digits and signs in
+-- most clients. (Of a column that is a number by itself that is known, and prevented.)
+create function freshet.is_ambiguous(type oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select (base).typtype = 'c' or (base).oid = 'jsonb'::regtype or coalesce((element).typtype = 'c'
+    or (element).oid in ('jsonb'::regtype, 'float4'::regtype, 'float8'::regtype) or freshet.element_type(element) is not null, false)
+  from (select base, freshet.base_type(freshet.element_type(base)) as element from (select freshet.base_type(type) as base) bases) types
 $$;
 
 create function freshet.key_columns(target regclass) returns text[]
@@ -101,22 +118,36 @@ begin
 end
 $$;
 
+-- Names that the URLs of the API have a meaning for, now or to come.
+create function freshet.is_reserved(filter text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select filter in ('since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId', 'evs_last_event_id', 'evs_preamble', 'padding',
+    'min', 'receipts', 'fresh', 'ticket', 'channels', 'access_token', 'token', 'apikey', 'jwt', 'slot') or position('.' in filter) > 0
+$$;
+
+create function freshet.assert_filter_names(filters text[]) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  refused text;
+begin
+  select name into refused from unnest(filters) name where freshet.is_reserved(name);
+  if found then
+    raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused)
+      using errcode = 'reserved_name', hint = 'Rename the column or filter by another one. Names with a dot are reserved too.';
+  end if;
+end
+$$;
+
 -- A filter is compared by its rendered text on every node, so its type must render equal values equally (of numeric, readers trim the scale).
 create function freshet.assert_filters(target regclass, filters text[]) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   refused record;
 begin
-  select wanted.name into refused from unnest(filters) as wanted (name)
-  where wanted.name in ('since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId', 'evs_last_event_id', 'evs_preamble', 'padding');
-  if found then
-    raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused.name)
-      using errcode = 'reserved_name', hint = 'Rename the column or filter by another one.';
-  end if;
   select attname into refused from pg_attribute where attrelid = target and attname = any (filters) and attgenerated = 'v';
   if found then
     raise exception 'cannot filter by %: it is a virtual column, whose old value a trigger is not told', quote_ident(refused.attname)
-      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (…) stored).';
+      using errcode = 'wrong_object_type', hint = 'Make it a stored one (generated always as (...) stored).';
   end if;
   select attname, format_type(atttypid, atttypmod) as type_name into refused
   from pg_attribute
@@ -132,6 +163,14 @@ begin
   if found then
     raise exception 'cannot filter by %: equal values of type % may be written differently', quote_ident(refused.attname), refused.type_name
       using errcode = 'datatype_mismatch', hint = 'Filter by a column of a boolean, integer, numeric, text, uuid, enum, date or time type.';
+  end if;
+  -- With such a cast, what is compared is no longer the enumeration.
+  select attname, format_type(castsource, null) as type_name, castsource::regtype as source, casttarget::regtype as target into refused
+  from pg_attribute join pg_cast on castsource = (freshet.base_type(atttypid)).oid
+  where attrelid = target and attname = any (filters) and castcontext = 'i' and (freshet.base_type(atttypid)).typtype = 'e';
+  if found then
+    raise exception 'cannot filter by %: type % is cast to % wherever that seems to fit', quote_ident(refused.attname), refused.type_name, refused.target
+      using errcode = 'datatype_mismatch', hint = format('Drop the cast, or make it an explicit one: drop cast (%s as %s).', refused.source, refused.target);
   end if;
 end
 $$;
@@ -301,11 +340,15 @@ begin
   if channel !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' then
     raise exception '% is not a channel name', quote_literal(channel)
       using errcode = 'invalid_name',
-        hint = 'Pass channel => ''…'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+        hint = 'Pass channel => ''...'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+  elsif channel ~ '^freshet[.]' then
+    raise exception 'channel % cannot be taken: names that begin with freshet. are reserved', quote_literal(channel)
+      using errcode = 'reserved_name', hint = 'Pass channel => ''another_name''.';
   end if;
   perform freshet.assert_watchable(target);
   perform freshet.assert_columns(target, wanted_filters, 'filter by');
   perform freshet.assert_columns(target, columns, 'publish');
+  perform freshet.assert_filter_names(wanted_filters);
   perform freshet.assert_filters(target, wanted_filters);
   -- Key columns are always published.
   if columns is not null then
@@ -358,6 +401,7 @@ begin
   where id = regenerate.table_id and exists (select from pg_class where oid = relation)
   returning * into watched;
   if found then
+    perform freshet.create_shapes(watched.relation);
     perform freshet.generate_capture(watched);
   end if;
 end
@@ -530,7 +574,7 @@ begin
   if exists (select from pg_class where relnamespace = 'freshet'::regnamespace and relkind in ('r', 'p', 'v', 'm', 'f')
       and relname not in ('state', 'settings', 'tables', 'channels', 'changes', 'changes_0', 'changes_1', 'versions', 'touched', 'migrations')) then
     raise exception 'schema freshet holds tables that are not Freshet''s' using errcode = 'dependent_objects_still_exist',
-      hint = 'Move them to another schema first: alter table … set schema …. (A role called freshet creates its tables there.)';
+      hint = 'Move them to another schema first: alter table ... set schema .... (A role called freshet creates its tables there.)';
   end if;
   for try in 1..45 loop
     begin

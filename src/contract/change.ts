@@ -48,8 +48,15 @@ export interface ColumnDefinition {
   readonly isText: boolean
   /** Whether the log has it. */
   readonly isCaptured: boolean
-  /** The type, without length or scale, in which values of a filter are compared with it. */
-  readonly comparedAs: string
+  /** The type, without length or scale, in which values of a filter are compared with it; null: nothing of its type can be compared. */
+  readonly comparedAs: string | null
+  /** Whether `comparedAs` is an enumeration, a type of the host's, to which nothing may be cast. */
+  readonly isEnum: boolean
+  /** The number of its type. */
+  readonly typeId: number
+  /** How its value is written in SQL, of `t`, and its JSON in a key, of `published`; null: as any other's. */
+  readonly rendering: string | null
+  readonly keyed: string | null
 }
 
 export interface TableDefinition {

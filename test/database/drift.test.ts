@@ -52,9 +52,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
       await newcomer.query('rollback')
       await writer.query(inTable(write))
     })
-    // The type of a column other than the key may change: the line is right as it is.
-    if (change.includes('alter column') && !change.includes('column id')) expect(lines).toEqual([expect.stringMatching(/^\{"id":1\} → \{"id":1,/)])
-    else expect(new Set(lines)).toEqual(new Set(['drift']))
+    expect(new Set(lines)).toEqual(new Set(['drift']))
     const found = await detect()
     expect(found).toEqual([typeof outcome === 'string' ? outcome : expect.stringMatching(outcome)])
     expect(await detect()).toEqual([])
@@ -75,11 +73,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
     const writer = await database.connect()
     const write = () => captured(database, 'public.retyped', () => writer.query('update public.retyped set a = a'))
     await write()
-    for (const [change, row] of [
-      ['a type int[] using array[a]::int[]', '{"id":"1","a":"{2}","b":"3"}'], ['b type json using to_json(b)', '{"id":"1","a":[2],"b":"3"}'],
-    ] as const) {
+    for (const change of ['a type int[] using array[a]::int[]', 'b type json using to_json(b)']) {
       await query(`alter table public.retyped alter ${change}`)
-      expect(await write()).toEqual([`{"id":"1"} → ${row}`])
+      expect(await write()).toEqual(['drift'])
       expect(await detect()).toEqual(['reset'])
     }
     expect(await write()).toEqual(['{"id":"1"} → {"id":"1","a":[2],"b":3}'])

@@ -14,7 +14,7 @@ export interface ModelRow {
 }
 
 export function column(name: string, type: string, conversion: ColumnDefinition['conversion'] = 'none'): ColumnDefinition {
-  return { name, type, nullable: true, conversion, isText: false, isCaptured: true, comparedAs: type }
+  return { name, type, nullable: true, conversion, isText: false, isCaptured: true, comparedAs: type, isEnum: false, typeId: 0, rendering: null, keyed: null }
 }
 
 export function table(id: number, name = `public.t${id}`): TableDefinition {
