@@ -113,6 +113,21 @@ describe.skipIf(!hasPostgres)('check', () => {
     expect(await complaints(database.url)).toContain('the database has migration 9999_future.sql')
   })
 
+  it('finds channels and filters whose names are reserved by now', async () => {
+    const database = await quiet(await createDatabase())
+    await database.query(`create table public.items (id int primary key, token text); select freshet.watch('public.items');
+      update freshet.channels set name = 'freshet.items', filters = '{token}'`)
+    expect(await complaints(database.url)).toMatch(/^problem {2}channel freshet\.items: names that begin with freshet\. are reserved\n.*\nproblem {2}channel freshet\.items filters by token, which is a parameter of the API/)
+  })
+
+  it('needs to ask for the place in the WAL', async () => {
+    const database = await quiet(await createDatabase())
+    const { name, url } = await createRole(database)
+    expect(await complaints(url)).not.toContain('place in the WAL')
+    await database.query('revoke execute on function pg_current_wal_insert_lsn() from public')
+    expect(await complaints(url)).toMatch(new RegExp(`problem {2}the place in the WAL cannot be asked for, .*: permission denied for function pg_current_wal_insert_lsn\n +cure: grant execute on function pg_current_wal_insert_lsn\\(\\) to ${name}`))
+  })
+
   it('gives the statement that mends a disabled or missing trigger, and the statement does', async () => {
     const database = await quiet(await createDatabase())
     await database.query(`create table public.items (id int primary key, "group" text, note text);

@@ -193,6 +193,28 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('what a line of the log says, the clo
       expect(second?.row).toBeDefined()
     })
 
+    it('whether names are quoted, whether arrays have nulls and how a backslash is read does not show either, in sessions and functions of any setting', async () => {
+      const [key, value, filter] = ['k\\y', `v\\'s`, 'f\\x']
+      const insert = (id: string): string => `insert into public.quoting values ('${id}', 'b', 'public.quoting', '{text}', array['a', null, 'NULL']::public.tag[], 'f')`
+      await query(`create type public.tag as enum ('a', 'NULL'); create table public.quoting (${quote(key)} text primary key, ${quote(value)} text, kind regclass, kinds regtype[], tags public.tag[], ${quote(filter)} text)`)
+      await query(`select freshet.watch('public.quoting', filters => array[$1])`, [filter])
+      await query(insert('one'))
+      const writer = await database.connect()
+      await writer.query(`set quote_all_identifiers = on; set array_nulls = off; set standard_conforming_strings = off; set backslash_quote = off; set escape_string_warning = off;
+        set transform_null_equals = on; set xmloption = document; set client_encoding = 'LATIN1'`)
+      await writer.query(insert('two').replace(`array['a', null, 'NULL']`, `array['a'::public.tag, null, 'NULL']`))
+      await writer.query('update public.quoting set kind = kind')
+      await writer.query(`begin; update public.quoting set ${quote(value)} = 'c' where ${quote(key)} = 'two'; update public.quoting set ${quote(value)} = 'b' where ${quote(key)} = 'two'; commit`)
+      const row = (id: string): string => JSON.stringify({ [key]: id, [value]: 'b', kind: 'public.quoting', kinds: ['text'], tags: ['a', null, 'NULL'], [filter]: 'f' })
+      const lines = await linesOf(database, 'public.quoting')
+      expect([lines[0], lines[1], lines.at(-1)].map((line) => line?.row)).toEqual([row('one'), row('two'), row('two')])
+      expect(lines.at(-1)?.old).toBe(JSON.stringify({ [filter]: 'f' }))
+      // The functions are made in such a session, too.
+      await writer.query(`select freshet.watch('public.quoting', 'quoting_again')`)
+      await writer.query('update public.quoting set kind = kind')
+      expect((await linesOf(database, 'public.quoting')).slice(-2).map((line) => line.row).sort()).toEqual([row('one'), row('two')])
+    })
+
     it('a search path that shadows the catalog does not reach the trigger', async () => {
       await query('create table public.shadowed (id int primary key, v text)')
       await query(`select freshet.watch('public.shadowed')`)
