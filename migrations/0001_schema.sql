@@ -60,21 +60,25 @@ create index channels_table_id on freshet.channels (table_id);
 
 -- The log is two plain tables used in turn. The idle one is emptied by TRUNCATE before the log turns to it, when no
 -- transaction that could have written it is open, so that retention never makes a writer wait.
--- `xid` is taken at the insert and says which snapshots see the change; ids taken before commit say nothing of order
--- between transactions, but row locks make `seq` (CACHE 1) the commit order of any one key. The rows of one
--- INSERT have one `seq`: for a key it is unique.
-create sequence freshet.change_seq cache 1;
-
+-- `xid` is taken at the insert and says which snapshots see the change; ids taken before commit say nothing of order between transactions.
+-- `lsn` does, for any one key: each line that a transaction writes moves the place in the WAL on, and who waited for its lock on the row
+-- reads it after the commit. (No sequence: nextval in a session of the host would change what its lastval() says.) Concurrent transactions may
+-- read the same place, and so do the rows of one INSERT or DELETE; of one table and key a place is told once.
 create table freshet.changes_0 (
-  seq bigint not null default nextval('freshet.change_seq'),
+  lsn pg_lsn not null default pg_current_wal_insert_lsn(),
   xid xid8 not null default pg_current_xact_id(),
+  -- 0: not of a table, but of Freshet itself.
   table_id int not null,
-  -- The key as rendered JSON. Null: everything about the table may have changed; `new_row` then says why.
+  -- 'c': a change of a key. 'r': a reset; everything about the table may have changed, and `new_row` says why.
+  kind "char" not null default 'c',
+  -- The key as rendered JSON. Null: the line is of no row.
   key text collate "C",
   -- The captured columns as row_to_json renders them, of text_columns their text; so is the key. Null: the key is gone.
   new_row text,
   -- The filter columns before the statement, rendered alike. Null where the row is new or nothing is filtered.
-  old_filters text
+  old_filters text,
+  -- What the writer says about its transaction; nothing yet.
+  trace text
 ) with (autovacuum_vacuum_insert_threshold = -1);
 create table freshet.changes_1 (like freshet.changes_0 including all) with (autovacuum_vacuum_insert_threshold = -1);
 create index changes_0_xid on freshet.changes_0 (xid);

@@ -51,10 +51,121 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from base where oid in ('int8'::regtype, 'numeric'::regtype))
 $$;
 
--- '' or the cast under which a column is captured.
-create function freshet.capture_cast(watched freshet.tables, name text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select case when name = any (watched.text_columns) then '::text' else '' end
+-- How a value is written as JSON. to_json and casts look up functions of whoever owns a type, and would call them with the rights of the owner of
+-- this schema; for the types that PostgreSQL is born with there are none to find. Any other is written as its text by format(), which calls
+-- nothing but the output function, and read back, where JSON needs more than a string, as a type that only PostgreSQL and this schema made: text, an
+-- array of it, or a shape (a composite with the same names). So an enumeration, a range or a type of an extension is a JSON string.
+
+create function freshet.base_type(type oid) returns pg_type
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with recursive base as (
+    select pg_type from pg_type where oid = type
+    union all
+    select under from base join pg_type under on under.oid = (base.pg_type).typbasetype)
+  select (pg_type).* from base where (pg_type).typbasetype = 0
+$$;
+
+-- The type of an array's elements; null for what is no array.
+create function freshet.element_type(type pg_type) returns oid
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select case when type.typsubscript = 'array_subscript_handler'::regproc then type.typelem end
+$$;
+
+-- Whether to_json can be trusted with it. (16384: the first number that PostgreSQL gives to what is made after it is born.)
+create function freshet.is_built_in(type oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  with recursive part as (
+    select freshet.base_type(type) as base
+    union all
+    select freshet.base_type(freshet.element_type(base)) from part where (base).oid >= 16384 and freshet.element_type(base) is not null)
+  select coalesce(bool_or((base).oid < 16384), false) from part
+$$;
+
+-- The type that values of this one are read back as: what in a composite is written as more than a string stays what it is.
+create function freshet.mirror(type oid) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  base pg_type := freshet.base_type(type);
+  element pg_type := freshet.base_type(freshet.element_type(base));
+begin
+  if base.typtype = 'c' then
+    return 'freshet.' || freshet.shape_name(base.typrelid);
+  elsif base.oid = any ('{bool,int2,int4,int8,float4,float8,numeric,date,timestamp,timestamptz,json,jsonb}'::regtype[]) then
+    return format_type(base.oid, null);
+  -- An array of arrays is not to be had, and other delimiters do not read as text.
+  elsif element.typdelim = ',' and freshet.element_type(element) is null then
+    return freshet.mirror(element.oid) || '[]';
+  end if;
+  return 'text';
+end
+$$;
+
+-- What a shape is made of: the attributes of a composite.
+create function freshet.shape_of(composite oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(string_agg(format('%I %s', attname, freshet.mirror(atttypid)), ', ' order by attnum), '')
+  from pg_attribute where attrelid = composite and attnum > 0 and not attisdropped
+$$;
+
+-- Named after what it is made of: one that is in use is never changed.
+create function freshet.shape_name(composite oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select 'shape_' || left(md5(freshet.shape_of(composite)), 16)
+$$;
+
+-- The composites in a type, the inner ones first.
+create function freshet.composites_in(type oid) returns setof oid
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  base pg_type := freshet.base_type(type);
+begin
+  if base.typtype = 'c' then
+    return query select inside from pg_attribute, freshet.composites_in(atttypid) inside where attrelid = base.typrelid and attnum > 0 and not attisdropped;
+    return next base.typrelid;
+  elsif freshet.element_type(base) is not null then
+    return query select freshet.composites_in(base.typelem);
+  end if;
+end
+$$;
+
+create function freshet.create_shapes(relation regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set client_min_messages = warning as $$
+declare
+  composite oid;
+begin
+  for composite in
+    select inside from pg_attribute, freshet.composites_in(atttypid) inside
+    where attrelid = relation and attnum > 0 and not attisdropped and not freshet.is_built_in(atttypid)
+  loop
+    if to_regtype('freshet.' || freshet.shape_name(composite)) is null then
+      execute format('create type freshet.%I as (%s)', freshet.shape_name(composite), freshet.shape_of(composite));
+      execute format('revoke all on type freshet.%I from public', freshet.shape_name(composite));
+    end if;
+  end loop;
+end
+$$;
+
+-- An expression for a value of this type, ready for to_json. (In parentheses: to plpgsql `then` is the end of a condition.) (`is null` is also true of a composite that has only nulls.) It reads the catalog for roles
+-- that may not look at anything else here.
+create function freshet.rendered_value(type oid, value text, is_text boolean default false) returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select case
+    when is_text then format('%s::text', value)
+    when freshet.is_built_in(type) then value
+    else format('(case when num_nulls(%1$s) = 1 then null else format(''%%s'', %1$s)%2$s end)', value, coalesce('::' || nullif(freshet.mirror(type), 'text'), '')) end
+$$;
+
+-- An expression for the JSON of a key, given its value as rendered: different texts for different keys. -0 is the key 0. The bounds of an array
+-- are part of it, and JSON has none: where they are not the usual ones, the key is written as its text.
+create function freshet.rendered_key(type oid, value text) returns text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select format(case
+    when (base).oid = 'float8'::regtype then 'to_json(%s + ''0''::float8)::text'
+    when (base).oid = 'float4'::regtype then 'to_json(%s + ''0''::float4)::text'
+    when freshet.element_type(base) is not null
+      then '(case when left(format(''%%s'', %1$s), 1) = ''['' then to_json(format(''%%s'', %1$s))::text else to_json(%1$s)::text end)'
+    else 'to_json(%s)::text' end, value)
+  from (select freshet.base_type(type) as base offset 0) base
 $$;
 
 -- The columns that capture reads, in the order of the table: the published ones, the key and the filters.
@@ -66,15 +177,24 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   order by pg_attribute.attnum
 $$;
 
--- An expression that renders the named columns of `alias` as a JSON object, exactly as they are in a captured row.
-create function freshet.rendered(watched freshet.tables, alias text, names text[]) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+-- An expression for a captured column of `alias`.
+create function freshet.rendered_column(watched freshet.tables, alias text, name text) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select freshet.rendered_value(atttypid, format('%s.%I', alias, name), name = any (watched.text_columns))
+  from pg_attribute where attrelid = watched.relation and attname = name
+$$;
+
+-- An expression that renders the named columns of `alias` as a JSON object, exactly as they are in a captured row, or as they are in a key.
+create function freshet.rendered(watched freshet.tables, alias text, names text[], as_key boolean default false) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('%L', '{') || string_agg(
-    -- Nothing in a primary key is null.
-    format(case when name = any (watched.key_columns) then ' || %L || to_json(%s.%I%s)::text' else ' || %L || coalesce(to_json(%s.%I%s)::text, ''null'')' end,
-      case when position > 1 then ',' else '' end || to_json(name) || ':', alias, name, freshet.capture_cast(watched, name)), '' order by position)
+    format(' || %L || %s', case when position > 1 then ',' else '' end || to_json(name) || ':', case
+      -- Nothing in a primary key is null.
+      when as_key then freshet.rendered_key(atttypid, freshet.rendered_column(watched, alias, name))
+      else format('coalesce(to_json(%s)::text, ''null'')', freshet.rendered_column(watched, alias, name)) end), '' order by position)
     || format(' || %L', '}')
   from unnest(names) with ordinality as column_list (name, position)
+  left join pg_attribute on attrelid = watched.relation and attname = name
 $$;
 
 create function freshet.is_partitioned(relation regclass) returns boolean
@@ -87,20 +207,20 @@ $$;
 create function freshet.rendered_row(watched freshet.tables, alias text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
-    when watched.columns is not null or watched.text_columns <> '{}' or alias = 'new' and freshet.is_partitioned(watched.relation) then (
+    when watched.columns is not null or watched.text_columns <> '{}' or alias = 'new' and freshet.is_partitioned(watched.relation)
+        or exists (select from pg_attribute where attrelid = watched.relation and attnum > 0 and not attisdropped and not freshet.is_built_in(atttypid)) then (
       select format('(select row_to_json(part.*)::text from (select %s) as part)',
-        string_agg(format('%1$s.%2$I%3$s as %2$I', alias, name, freshet.capture_cast(watched, name)), ', ' order by attnum))
+        string_agg(format('%s as %I', freshet.rendered_column(watched, alias, name), name), ', ' order by attnum))
       from freshet.captured_columns(watched))
     else format('row_to_json(%s.*)::text', alias)
   end
 $$;
 
--- The columns of these names whose types are not among those given, nor plain enumerations; and texts whose collation makes different ones equal.
+-- The columns of these names whose types are not among those given, nor enumerations; and texts whose collation makes different ones equal.
 create function freshet.columns_not_of(relation regclass, names text[], types regtype[]) returns setof pg_attribute
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_attribute.* from pg_attribute join pg_type on pg_type.oid = atttypid left join pg_collation on pg_collation.oid = attcollation
-  where attrelid = relation and attname = any (names) and not (atttypid = any (types) and coalesce(collisdeterministic, true)
-    or typtype = 'e' and not exists (select from pg_cast where castsource = atttypid and casttarget = 'json'::regtype))
+  where attrelid = relation and attname = any (names) and not (atttypid = any (types) and coalesce(collisdeterministic, true) or typtype = 'e')
 $$;
 
 -- Whether equal keys always render alike. Numbers do not (1.0 and 1.00), nor do texts of some collations.
@@ -117,17 +237,27 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from unnest(watched.key_columns) with ordinality as keys (name, position)
 $$;
 
+-- The same, of the row before and after an update: where no index is wanted, an enumeration is compared by the very function. Its owner may define casts
+-- with which its operator is not the only one that fits.
+create function freshet.keys_stay(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(format(case when typtype = 'e' then 'enum_eq(new.%1$I, old.%1$I)' else 'new.%1$I %2$s old.%1$I' end,
+    name, freshet.key_equality(watched.relation, name)), ' and ' order by position)
+  from unnest(watched.key_columns) with ordinality as keys (name, position)
+  join pg_attribute on attrelid = watched.relation and attname = name join pg_type on pg_type.oid = atttypid
+$$;
+
 -- A condition: and they are written alike.
 create function freshet.keys_written_alike(watched freshet.tables, one text, other text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select format('%s = %s', freshet.rendered(watched, one, watched.key_columns), freshet.rendered(watched, other, watched.key_columns))
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('%s = %s', freshet.rendered(watched, one, watched.key_columns, true), freshet.rendered(watched, other, watched.key_columns, true))
 $$;
 
 -- A condition: the update left the row under its key, written alike.
 create function freshet.same_key(watched freshet.tables) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format('%L::regclass is not null and ', watched.relation::oid)
-    || case when freshet.renders_alike(watched) then freshet.equal_keys(watched, 'new', 'old') else freshet.keys_written_alike(watched, 'new', 'old') end
+    || case when freshet.renders_alike(watched) then freshet.keys_stay(watched) else freshet.keys_written_alike(watched, 'new', 'old') end
 $$;
 
 -- A transaction id in 64 bits: the one of these 32 that is within 2^31 of our own.
@@ -159,7 +289,7 @@ $$;
 
 -- An expression: the filter columns of `alias` as they are logged.
 create function freshet.rendered_filters(watched freshet.tables, alias text) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when watched.filter_columns = '{}' then 'null' else freshet.rendered(watched, alias, watched.filter_columns) end
 $$;
 
@@ -169,18 +299,18 @@ create function freshet.log_lines(watched freshet.tables, alias text, new_row te
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($statement$
     if pg_sequence_last_value('freshet.slot') = 0 then
-      insert into freshet.changes_0 (seq, table_id, key, new_row, old_filters) %1$s;
+      insert into freshet.changes_0 (%2$stable_id, key, new_row, old_filters) %1$s;
     else
-      insert into freshet.changes_1 (seq, table_id, key, new_row, old_filters) %1$s;
+      insert into freshet.changes_1 (%2$stable_id, key, new_row, old_filters) %1$s;
     end if;
 $statement$,
     -- The condition is always true: it makes the plan depend on the table, whose columns may change their types.
-    format('select %s, %s, %s, %s, %s%s where %L::regclass is not null%s',
-      -- A bulk load is an insert: one number for all its rows is a quarter of what capture adds to it. For a single row, asking for it
-      -- apart costs more than it saves.
-      case alias when 'new_rows' then '(select nextval(''freshet.change_seq''))' else 'nextval(''freshet.change_seq'')' end,
-      watched.id, freshet.rendered(watched, alias, watched.key_columns), new_row, old_filters,
-      case when alias in ('new', 'old') then '' else ' from ' || coalesce(source, alias) end, watched.relation::oid, range))
+    format('select %s%s, %s, %s, %s%s where %L::regclass is not null%s',
+      -- The rows of a statement have one place in the log, so that it is asked for once; that of a single row is the default.
+      case when alias in ('new', 'old') then '' else '(select pg_current_wal_insert_lsn()), ' end,
+      watched.id, freshet.rendered(watched, alias, watched.key_columns, true), new_row, old_filters,
+      case when alias in ('new', 'old') then '' else ' from ' || coalesce(source, alias) end, watched.relation::oid, range),
+    case when alias in ('new', 'old') then '' else 'lsn, ' end)
 $$;
 
 -- Whether so many rows, which take so many bytes, are more than half of a table. By its size and its statistics, since reading it would be a
@@ -267,9 +397,9 @@ create function freshet.insert_reset(table_id int, reason text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if pg_sequence_last_value('freshet.slot') = 0 then
-    insert into freshet.changes_0 (table_id, new_row) values (insert_reset.table_id, reason);
+    insert into freshet.changes_0 (table_id, kind, new_row) values (insert_reset.table_id, 'r', reason);
   else
-    insert into freshet.changes_1 (table_id, new_row) values (insert_reset.table_id, reason);
+    insert into freshet.changes_1 (table_id, kind, new_row) values (insert_reset.table_id, 'r', reason);
   end if;
 end
 $$;
@@ -310,6 +440,23 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
     and freshet.names_now(relation, attnums, primary_key) = names
 $$;
 
+create function freshet.attributes_now(composite regclass, attnums smallint[]) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select string_agg(coalesce(((pg_identify_object_as_address('pg_class'::regclass, composite, attnum)).object_names)[3], '/'), '/' order by attnum) from unnest(attnums) attnum
+$$;
+
+-- Whether a composite has the attributes that it had; called with constants, as is_as_watched is. Of the name of the type itself nothing depends.
+create function freshet.is_shaped(composite regclass, attnums smallint[], names text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select freshet.attributes_now(composite, attnums) = names
+$$;
+
+create function freshet.shape_guard(composite oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('freshet.is_shaped(%L::regclass, %L, %L)', composite, attnums, freshet.attributes_now(composite::regclass, attnums))
+  from (select array_agg(attnum order by attnum) || (coalesce(max(attnum), 0) + 1)::smallint as attnums from pg_attribute where attrelid = composite and attnum > 0) known
+$$;
+
 -- All columns are wanted: then a new one is a change.
 create function freshet.capture_guard(watched freshet.tables) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -324,8 +471,33 @@ begin
     return 'false';
   end if;
   return format('freshet.is_as_watched(%L::regclass, %s, %L, %s, %L)', target::oid, (select relnamespace from pg_class where oid = target),
-    case when watched.columns is null then attnums || next_attnum else attnums end, primary_key, freshet.names_now(target, attnums, primary_key));
+      case when watched.columns is null then attnums || next_attnum else attnums end, primary_key, freshet.names_now(target, attnums, primary_key))
+    || coalesce((select string_agg(' and ' || freshet.shape_guard(composite), '') from (
+      select distinct composite from pg_attribute, freshet.composites_in(atttypid) composite
+      where attrelid = target and pg_attribute.attnum = any (attnums) and not freshet.is_built_in(atttypid)) shaped), '');
 end
+$$;
+
+-- A condition: the columns have the types that they had, so that what they are written with is what was meant for them. It names them, so it is asked
+-- after the other guard. The table cannot change any more: whoever writes it holds its lock.
+create function freshet.type_guard(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format('%L::regclass is not null', watched.relation::oid)
+    || string_agg(format(' and pg_typeof((null::%s).%I) = %s::oid', freshet.quoted_name(watched.relation), attname, atttypid::oid), '' order by captured.attnum)
+  from freshet.captured_columns(watched) captured join pg_attribute on attrelid = watched.relation and pg_attribute.attnum = captured.attnum
+$$;
+
+-- A condition: the trigger is one of the watched table, or of a partition of it. Anybody may create triggers that call these functions.
+create function freshet.is_own_table(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select format(case when freshet.is_partitioned(watched.relation) then 'pg_partition_root(tg_relid)::oid = %s::oid' else 'tg_relid = %s::oid' end, watched.relation::oid)
+$$;
+
+-- The same by what is written down: the function may be older than the table, as after a restore, or the table is a partition itself by now.
+create function freshet.is_watched_as(table_id int, relation oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select exists (select from freshet.tables where id = table_id
+    and (tables.relation::oid = is_watched_as.relation or tables.relation in (select pg_partition_ancestors(is_watched_as.relation))))
 $$;
 
 -- An expression that is the same for all that a statement of the client calls. A number: text of a time would depend on the settings of the moment.
@@ -358,12 +530,15 @@ $$;
 create function freshet.capture_plainly(watched freshet.tables, level text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when freshet.has_virtual_columns(watched.relation) then '' else format($lines$
-  if tg_op = %L and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp()) or %s)
+  if tg_op = %L and %s and (pg_sequence_last_value('freshet.awake_until') >= 1000 * date_part('epoch', clock_timestamp()) or %s)
       and %s and %s then
-%s  end if;$lines$,
-    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.is_marked('freshet.rung'), freshet.capture_guard(watched),
+    if %s then
+%s    end if;
+  end if;$lines$,
+    case level when 'ROW' then 'UPDATE' else 'INSERT' end, freshet.is_own_table(watched), freshet.is_marked('freshet.rung'), freshet.capture_guard(watched),
     case level when 'ROW' then 'age(old.xmin) > 0 and (new.xmax = 0 or not ' || freshet.is_marked(freshet.captured_mark(watched)) || ')'
       else 'not ' || freshet.is_marked(freshet.captured_mark(watched)) end,
+    freshet.type_guard(watched),
     case level
       -- A condition of its own: where the key has another name by now, it must not even be read.
       when 'ROW' then format(E'    if %s then%s      return null;\n    end if;\n', freshet.same_key(watched),
@@ -376,8 +551,8 @@ create function freshet.capture_body(watched freshet.tables, level text) returns
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   lines text := format(case level
-    when 'ROW' then E'    stays := tg_op = \'UPDATE\' and %3$s;\n    if tg_op <> \'DELETE\' then\n%1$s    end if;\n    if tg_op <> \'INSERT\' and not stays then\n%2$s    end if;\n'
-    else E'    if tg_op = \'INSERT\' then\n%1$s    else\n%2$s    end if;\n' end,
+    when 'ROW' then E'    stays := tg_op = ''UPDATE'' and %3$s;\n    if tg_op <> ''DELETE'' then\n%1$s    end if;\n    if tg_op <> ''INSERT'' and not stays then\n%2$s    end if;\n'
+    else E'    if tg_op = ''INSERT'' then\n%1$s    else\n%2$s    end if;\n' end,
     freshet.capture_side(watched, level, 'new'), freshet.capture_side(watched, level, 'old'), freshet.same_key(watched));
   -- PREPARE TRANSACTION forbids NOTIFY altogether, so in poll mode it is not there.
   bell text := case when (select value from freshet.settings where name = 'wake') = 'poll' then '' else format($bell$
@@ -389,6 +564,9 @@ begin
 declare
   mark text;%10$s
 begin%5$s
+  if (%11$s) is not true and not freshet.is_watched_as(%1$s, tg_relid) then
+    return null;
+  end if;
   declare
     now_ms float8 := 1000 * date_part('epoch', clock_timestamp());
     -- What wrote rows has its transaction id by now, so that the clock's fence waits for it, should the lease end in a moment.
@@ -406,7 +584,10 @@ begin%5$s
     if tg_op = 'TRUNCATE' then
       perform freshet.insert_reset(%1$s, 'truncate');
       rings := true;
-    elsif (%2$s) is not true then
+    elsif (%11$s and %2$s) is not true then
+      perform freshet.insert_reset(%1$s, 'drift');
+      rings := true;
+    elsif (%12$s) is not true then
       perform freshet.insert_reset(%1$s, 'drift');
       rings := true;
     else
@@ -425,7 +606,9 @@ $body$, watched.id,
     -- Of a row that others wrote and that keeps its key, or that goes, nobody can hold an older state than is told here.
     case level when 'ROW' then ' and (tg_op = ''INSERT'' or tg_op = ''UPDATE'' and stays is not true or age(old.xmin) <= 0)' else '' end,
     freshet.leave_mark(freshet.captured_mark(watched)), case level when 'ROW' then E'\n    stays boolean;' else '' end,
-    case level when 'ROW' then '' else E'\n  written int8;' end);
+    case level when 'ROW' then '' else E'\n  written int8;' end, freshet.is_own_table(watched),
+    -- By the names that the columns have: read only where they have them.
+    freshet.type_guard(watched));
 end
 $$;
 
@@ -444,7 +627,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   )
   select coalesce(string_agg(setting, ' '), '') from (values
     ('{timestamptz}', 'set timezone = ''UTC'''), ('{}', 'set datestyle = ''ISO'''), ('{interval}', 'set intervalstyle = iso_8601'),
-    ('{float4,float8}', 'set extra_float_digits = 1'), ('{bytea}', 'set bytea_output = ''hex'''), ('{money}', 'set lc_monetary = ''C''')
+    ('{float4,float8}', 'set extra_float_digits = 1'), ('{bytea}', 'set bytea_output = ''hex'''), ('{money}', 'set lc_monetary = ''C'''), ('{}', 'set quote_all_identifiers = off'), ('{}', 'set array_nulls = on')
   ) as pins (types, setting)
   where exists (select from captured
     where type = any (types::regtype[]) or type <> all ('{text,varchar,bpchar,timestamptz,interval,float4,float8,bytea,money}'::regtype[]))
@@ -465,10 +648,9 @@ begin
     execute format('create or replace function %s() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp %s %s as %L',
       name, case level when 'STATEMENT' then 'set enable_seqscan = off set jit = off' else '' end,
       freshet.pinned_formats(watched), case when is_strange then freshet.closed_body(watched) else freshet.capture_body(watched, level) end);
-    execute format('revoke all on function %s() from public', name);
-    -- Creating the trigger needs it; calling a trigger function is impossible.
-    execute format('grant execute on function %s() to %I', name,
-      (select rolname from pg_class join pg_roles on pg_roles.oid = relowner where pg_class.oid = watched.relation));
+    -- Whoever creates the trigger needs it: the owner of the table, of a partition to come, and whoever owns them next. As of everybody, because
+    -- a role that is named in a grant cannot be dropped. A trigger function cannot be called, and on any other table it does nothing.
+    execute format('grant execute on function %s() to public', name);
   end loop;
 end
 $$;

@@ -40,6 +40,7 @@ declare
   relation record;
   reader name := (select rolname from pg_namespace join pg_roles on pg_roles.oid = nspowner where nspname = 'freshet');
   extension_schema name;
+  ambiguous record;
 begin
   select pg_class.*, nspname into relation
   from pg_class join pg_namespace on pg_namespace.oid = relnamespace where pg_class.oid = target;
@@ -47,7 +48,7 @@ begin
     raise exception 'cannot watch %: it is % and loses its rows without a trace', target,
       case relation.relpersistence when 't' then 'temporary' else 'unlogged' end
       using errcode = 'wrong_object_type', hint = 'Use an ordinary table (alter table ... set logged).';
-  elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or relation.nspname like 'pg\_%' then
+  elsif relation.nspname = 'freshet' or relation.nspname = 'information_schema' or left(relation.nspname, 3) = 'pg_' then
     raise exception 'cannot watch %: it is a system table', target
       using errcode = 'wrong_object_type', hint = 'Watch a table of your own.';
   elsif relation.relkind not in ('r', 'p') then
@@ -75,6 +76,13 @@ begin
     raise exception 'cannot watch %: its primary key is deferrable', target
       using errcode = 'invalid_table_definition', hint = 'Make the primary key not deferrable.';
   end if;
+  select attname, format_type(atttypid, atttypmod) as type_name into ambiguous
+  from pg_index join pg_attribute on attrelid = indrelid and attnum = any ((indkey::smallint[])[0:indnkeyatts - 1])
+  where indrelid = target and indisprimary and freshet.is_ambiguous(atttypid);
+  if found then
+    raise exception 'cannot watch %: keys of type % (%) cannot be told apart by their JSON', target, ambiguous.type_name, quote_ident(ambiguous.attname)
+      using errcode = 'invalid_table_definition', hint = 'Use a primary key of numbers, texts, uuids, enumerations, dates or times.';
+  end if;
   if not has_table_privilege(reader, target, 'select') or not has_schema_privilege(reader, relation.relnamespace, 'usage') then
     raise exception 'cannot watch %: role % may not read it', target, quote_ident(reader)
       using errcode = 'insufficient_privilege',
@@ -87,6 +95,15 @@ begin
       using errcode = 'insufficient_privilege', hint = format('grant usage on schema %I to %I;', extension_schema, reader);
   end if;
 end
+$$;
+
+-- Whether two keys of this type may have JSON that reads the same although they differ, or the other way round: numbers in it lose digits and signs in
+-- most clients. (Of a column that is a number by itself that is known, and prevented.)
+create function freshet.is_ambiguous(type oid) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select (base).typtype = 'c' or (base).oid = 'jsonb'::regtype or coalesce((element).typtype = 'c'
+    or (element).oid in ('jsonb'::regtype, 'float4'::regtype, 'float8'::regtype) or freshet.element_type(element) is not null, false)
+  from (select base, freshet.base_type(freshet.element_type(base)) as element from (select freshet.base_type(type) as base) bases) types
 $$;
 
 create function freshet.key_columns(target regclass) returns text[]
@@ -114,18 +131,32 @@ begin
 end
 $$;
 
+-- Names that the URLs of the API have a meaning for, now or to come.
+create function freshet.is_reserved(filter text) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select filter in ('since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId', 'evs_last_event_id', 'evs_preamble', 'padding',
+    'min', 'receipts', 'fresh', 'ticket', 'channels', 'access_token', 'token', 'apikey', 'jwt', 'slot') or position('.' in filter) > 0
+$$;
+
+create function freshet.assert_filter_names(filters text[]) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  refused text;
+begin
+  select name into refused from unnest(filters) name where freshet.is_reserved(name);
+  if found then
+    raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused)
+      using errcode = 'reserved_name', hint = 'Rename the column or filter by another one. Names with a dot are reserved too.';
+  end if;
+end
+$$;
+
 -- A filter is compared by its rendered text on every node, so its type must render equal values equally (of numeric, readers trim the scale).
 create function freshet.assert_filters(target regclass, filters text[]) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   refused record;
 begin
-  select wanted.name into refused from unnest(filters) as wanted (name)
-  where wanted.name in ('since', 'limit', 'wait', 'next', 'last_event_id', 'lastEventId', 'evs_last_event_id', 'evs_preamble', 'padding');
-  if found then
-    raise exception 'cannot filter by %: the name is a parameter of the API', quote_ident(refused.name)
-      using errcode = 'reserved_name', hint = 'Rename the column or filter by another one.';
-  end if;
   select attname into refused from pg_attribute where attrelid = target and attname = any (filters) and attgenerated = 'v';
   if found then
     raise exception 'cannot filter by %: it is a virtual column, whose old value a trigger is not told', quote_ident(refused.attname)
@@ -146,11 +177,25 @@ begin
     raise exception 'cannot filter by %: equal values of type % may be written differently', quote_ident(refused.attname), refused.type_name
       using errcode = 'datatype_mismatch', hint = 'Filter by a column of a boolean, integer, numeric, text, uuid, enum, date or time type.';
   end if;
+  -- With such a cast, what is compared is no longer the enumeration.
+  select attname, format_type(castsource, null) as type_name, castsource::regtype as source, casttarget::regtype as target into refused
+  from pg_attribute join pg_cast on castsource = (freshet.base_type(atttypid)).oid
+  where attrelid = target and attname = any (filters) and castcontext = 'i' and (freshet.base_type(atttypid)).typtype = 'e';
+  if found then
+    raise exception 'cannot filter by %: type % is cast to % wherever that seems to fit', quote_ident(refused.attname), refused.type_name, refused.target
+      using errcode = 'datatype_mismatch', hint = format('Drop the cast, or make it an explicit one: drop cast (%s as %s).', refused.source, refused.target);
+  end if;
 end
 $$;
 
 -- What a trigger's function or a partition is, is looked up one by one, here and in 0005: the planner expects few functions in this
 -- schema and few unlogged tables, and would join by reading all functions of ours, or all tables, for each that is watched.
+
+-- A trigger of ours: its name has the number of the table that it is for, so that a watched table can become a partition of another.
+create function freshet.trigger_name(kind text, table_id int) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select format('freshet_%s_%s', kind, table_id)
+$$;
 
 -- What is wrong with the triggers of a watched table; null when capture is whole.
 create function freshet.capture_fault(target regclass, table_id int) returns text
@@ -160,12 +205,12 @@ declare
   state "char";
 begin
   for expected in
-    select relid, name, enabled from (
-      select target as relid, name, enabled
-        from (values ('freshet_insert', 'O'), ('freshet_update', 'O'), ('freshet_delete', 'O'), ('freshet_row', 'R')) as plain (name, enabled)
+    select relid, freshet.trigger_name(kind, table_id) as name, enabled from (
+      select target as relid, kind, enabled
+        from (values ('insert', 'O'), ('update', 'O'), ('delete', 'O'), ('row', 'R')) as plain (kind, enabled)
         where not freshet.is_partitioned(target)
-      union all select target, 'freshet_truncate', 'A'
-      union all select relid, name, 'A' from pg_partition_tree(target), unnest(array['freshet_row', 'freshet_truncate']) name
+      union all select target, 'truncate', 'A'
+      union all select relid, kind, 'A' from pg_partition_tree(target), unnest(array['row', 'truncate']) kind
         where freshet.is_partitioned(target)) as triggers
   loop
     select tgenabled into state from pg_trigger join pg_proc on pg_proc.oid = tgfoid
@@ -183,26 +228,37 @@ end
 $$;
 
 -- Replacing a trigger, unlike dropping it, does not wait for readers.
+create function freshet.create_trigger(target regclass, kind text, table_id int, enabled text, definition text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  name text := freshet.trigger_name(kind, table_id);
+begin
+  execute format('create or replace trigger %I %s', name, format(definition, freshet.quoted_name(target), table_id));
+  if enabled <> '' then
+    execute format('alter table %s enable %s trigger %I', freshet.quoted_name(target), enabled, name);
+  end if;
+end
+$$;
+
 create function freshet.create_triggers(target regclass, table_id int) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  named text := freshet.quoted_name(target);
+  each_row text := 'after insert or update or delete on %s for each row execute function freshet.capture_row_%s()';
   member regclass;
 begin
-  execute format('create or replace trigger freshet_row after insert or update or delete on %s '
-    'for each row execute function freshet.capture_row_%s()', named, table_id);
   if not freshet.is_partitioned(target) then
-    execute format('create or replace trigger freshet_insert after insert on %s referencing new table as new_rows '
-      'for each statement execute function freshet.capture_%s()', named, table_id);
-    execute format('create or replace trigger freshet_update after update on %s for each row execute function freshet.capture_row_%s()', named, table_id);
-    execute format('create or replace trigger freshet_delete after delete on %s referencing old table as old_rows '
-      'for each statement execute function freshet.capture_%s()', named, table_id);
-    -- Logical apply and replica sessions fire only these.
-    execute format('alter table %s enable replica trigger freshet_row', named);
-    perform freshet.create_truncate_trigger(target, table_id);
+    -- Logical apply and replica sessions fire only this one, and the one for TRUNCATE.
+    perform freshet.create_trigger(target, 'row', table_id, 'replica', each_row),
+      freshet.create_trigger(target, 'insert', table_id, '',
+        'after insert on %s referencing new table as new_rows for each statement execute function freshet.capture_%s()'),
+      freshet.create_trigger(target, 'update', table_id, '', 'after update on %s for each row execute function freshet.capture_row_%s()'),
+      freshet.create_trigger(target, 'delete', table_id, '',
+        'after delete on %s referencing old table as old_rows for each statement execute function freshet.capture_%s()'),
+      freshet.create_truncate_trigger(target, table_id);
   else
+    perform freshet.create_trigger(target, 'row', table_id, '', each_row);
     for member in select relid from pg_partition_tree(target) loop
-      execute format('alter table %s enable always trigger freshet_row', freshet.quoted_name(member));
+      execute format('alter table %s enable always trigger %I', freshet.quoted_name(member), freshet.trigger_name('row', table_id));
       perform freshet.create_truncate_trigger(member, table_id);
     end loop;
   end if;
@@ -210,26 +266,31 @@ end
 $$;
 
 create function freshet.create_truncate_trigger(target regclass, table_id int) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
-begin
-  execute format('create or replace trigger freshet_truncate after truncate on %s for each statement execute function freshet.capture_%s()',
-    freshet.quoted_name(target), table_id);
-  execute format('alter table %s enable always trigger freshet_truncate', freshet.quoted_name(target));
-end
+language sql set search_path = pg_catalog, pg_temp as $$
+  select freshet.create_trigger(target, 'truncate', table_id, 'always', 'after truncate on %s for each statement execute function freshet.capture_%s()')
 $$;
 
+-- Those of this watched table: a partition may have been watched by itself before it became one.
 create function freshet.drop_triggers(target regclass) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   member record;
+  table_id int := freshet.table_id(target);
 begin
   for member in
     select tgrelid::regclass as relid, tgname from pg_trigger where tgrelid = any ((select freshet.with_partitions(target))::oid[])
-      and tgparentid = 0 and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace
+      and tgparentid = 0 and exists (select from pg_proc where pg_proc.oid = tgfoid and pronamespace = 'freshet'::regnamespace
+        and proname in ('capture_' || table_id, 'capture_row_' || table_id))
   loop
     execute format('drop trigger %I on %s', member.tgname, freshet.quoted_name(member.relid));
   end loop;
 end
+$$;
+
+-- For who may not read Freshet's tables.
+create function freshet.table_id(target regclass) returns int
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select id from freshet.tables where relation = target
 $$;
 
 -- Takes a lock without queueing all writers behind itself for long: short tries, then names who blocks.
@@ -287,11 +348,15 @@ begin
     raise exception '% is not a channel name', quote_literal(channel)
       using errcode = 'invalid_name',
         hint = 'Pass channel => ''...'': lower-case letters, digits, _ . and -, at most 63, beginning with a letter or digit.';
+  elsif channel ~ '^freshet[.]' then
+    raise exception 'channel % cannot be taken: names that begin with freshet. are reserved', quote_literal(channel)
+      using errcode = 'reserved_name', hint = 'Pass channel => ''another_name''.';
   end if;
   perform freshet.assert_watchable(target);
   perform freshet.assert_trusted(target);
   perform freshet.assert_columns(target, wanted_filters, 'filter by');
   perform freshet.assert_columns(target, columns, 'publish');
+  perform freshet.assert_filter_names(wanted_filters);
   perform freshet.assert_filters(target, wanted_filters);
   -- Key columns are always published.
   if columns is not null then
@@ -353,6 +418,7 @@ begin
   where id = regenerate.table_id and exists (select from pg_class where oid = relation)
   returning * into watched;
   if found then
+    perform freshet.create_shapes(watched.relation);
     perform freshet.generate_capture(watched);
   end if;
 end
@@ -452,6 +518,23 @@ begin
 end
 $$;
 
+-- Triggers that are left call them: on partitions that were detached, and whoever may have made one on a table of theirs. Where such a table
+-- is in use, a function that does nothing stays behind.
+create function freshet.drop_functions(table_id int) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '100ms' set client_min_messages = warning as $$
+declare
+  name text;
+begin
+  foreach name in array array['capture_' || table_id, 'capture_row_' || table_id] loop
+    begin
+      execute format('drop function if exists freshet.%I() cascade', name);
+    exception when lock_not_available then
+      execute format('create or replace function freshet.%I() returns trigger language plpgsql as %L', name, 'begin return null; end');
+    end;
+  end loop;
+end
+$$;
+
 create function freshet.forget_table(target regclass) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -463,7 +546,7 @@ begin
   end if;
   delete from freshet.tables where relation = target and not exists (select from freshet.channels where table_id = tables.id) returning id into gone;
   if gone is not null then
-    execute format('drop function if exists freshet.capture_%s(), freshet.capture_row_%s()', gone, gone);
+    perform freshet.drop_functions(gone);
     perform freshet.mark(gone, 'unwatch');
   end if;
 end
@@ -542,7 +625,7 @@ begin
   for member in
     select relid from pg_partition_tree(watched.relation) join pg_class on pg_class.oid = relid
     where level > 0 and relkind in ('r', 'p') and pg_has_role(relowner, 'usage')
-      and not exists (select from pg_trigger where tgrelid = relid and tgname = 'freshet_truncate')
+      and not exists (select from pg_trigger where tgrelid = relid and tgname = freshet.trigger_name('truncate', watched.id))
   loop
     perform freshet.lock_table(member, 'share row exclusive', 1);
     perform freshet.create_truncate_trigger(member, watched.id);

@@ -5,7 +5,16 @@
 import type { Catalog, ChannelDefinition, ColumnDefinition, Conversion, TableDefinition } from '../contract/change.ts'
 import type { Pool } from '../database/pool.ts'
 
+/** PostgreSQL numbers what is made after it is born from here on. */
+const FIRST_OF_HOST = 16_384
+
+/** What a type is written as takes a while to find out, and tables share their types. */
 const STATE = `
+with renderings as materialized (
+  select type, freshet.rendered_value(type, '?') as rendering from (
+    select distinct atttypid as type from freshet.tables join pg_attribute on attrelid = relation
+    where attnum > 0 and not attisdropped and atttypid >= ${FIRST_OF_HOST}) types
+)
 select epoch, floor,
   coalesce((select max(number) from freshet.versions), 0) as head,
   coalesce((select json_agg(json_build_array(number, leapt_from) order by number) from freshet.versions where leapt_from is not null), '[]') as leaps,
@@ -21,7 +30,11 @@ select epoch, floor,
   coalesce((select json_agg(json_build_object('id', tables.id, 'name', coalesce(freshet.quoted_name(relation), tables.name), 'parked', parked,
       'isPartitioned', coalesce(relkind = 'p', false), 'keyColumns', key_columns, 'columns', coalesce((
         select json_agg(json_build_object('name', attname, 'type', format_type(atttypid, atttypmod), 'nullable', not attnotnull,
-          'root', (select format_type(coalesce(nullif(typbasetype, 0), oid), null) from pg_type where oid = atttypid),
+          'typeId', atttypid::oid::int8, 'enum', (select format_type(oid, null) from pg_type
+            where typtype = 'e' and oid = (select coalesce(nullif(typbasetype, 0), oid) from pg_type where oid = atttypid)),
+          'rendering', (select replace(rendering, '?', 't.' || quote_ident(attname)) from renderings where type = atttypid),
+          'keyed', case when attname = any (key_columns) and not atttypid = any ('{int2,int4,int8,text,varchar,uuid}'::regtype[])
+            then freshet.rendered_key(atttypid, 'published.' || quote_ident(attname)) end,
           'isText', attname = any (text_columns),
           'isCaptured', tables.columns is null or attname = any (tables.columns || key_columns || filter_columns), 'base', (
             with recursive base as (
@@ -44,7 +57,7 @@ interface StateRow {
   readonly leaps: readonly (readonly [number, number])[]
   readonly touched: readonly (readonly [number, number, number])[]
   readonly channels: readonly { name: string; tableId: number; columns: string[] | null; filters: string[]; isPublic: boolean }[]
-  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Omit<ColumnDefinition, 'conversion' | 'comparedAs'> & { base: string; root: string })[] })[]
+  readonly tables: readonly (Omit<TableDefinition, 'columns'> & { columns: readonly (Omit<ColumnDefinition, 'conversion' | 'comparedAs' | 'isEnum'> & { base: string; enum: string | null })[] })[]
 }
 
 export async function readCatalog(pool: Pool): Promise<Catalog> {
@@ -52,8 +65,8 @@ export async function readCatalog(pool: Pool): Promise<Catalog> {
   const { rows: [state] } = await pool.query<StateRow>(STATE)
   if (state === undefined) throw new Error('freshet.state is empty')
   const tables = new Map(state.tables.map((table) => [table.id, {
-    ...table, columns: table.columns.map(({ base, root, ...column }) => ({
-      ...column, conversion: column.isText ? 'none' : conversionOf(base), comparedAs: comparisonType(base, root),
+    ...table, columns: table.columns.map(({ base, enum: enumeration, ...column }) => ({
+      ...column, conversion: column.isText ? 'none' : conversionOf(base), comparedAs: enumeration ?? comparisonType(base), isEnum: enumeration !== null,
     })),
   }]))
   return {
@@ -73,13 +86,12 @@ export async function readCatalog(pool: Pool): Promise<Catalog> {
 }
 
 /** A cast to the column's own type would cut text to its length and round numbers to its scale, and match what is not equal. */
-function comparisonType(base: string, root: string): string {
+function comparisonType(base: string): string | null {
   switch (base) {
     case 'text': case 'varchar': case 'name': case 'char': return 'text'
     case 'bool': case 'int2': case 'int4': case 'int8': case 'numeric': case 'oid': case 'bpchar': case 'uuid': case 'date': case 'time':
     case 'timestamp': case 'timestamptz': case 'inet': case 'cidr': case 'macaddr': return base
-    // Enums. A domain over one has no equality of its own.
-    default: return root
+    default: return null
   }
 }
 

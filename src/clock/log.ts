@@ -40,9 +40,16 @@ const FIELD_SEPARATOR = '\x1f'
 const BETWEEN_CHANGES = `e'\\x1e'`
 const BETWEEN_FIELDS = `e'\\x1f'`
 
+/**
+ * The order of the log. Transactions that ran side by side may have read the same place in the WAL, and so do all rows of one statement: then
+ * the transaction, then the key. Whoever folds in memory has the same order, of which `fromLines` makes one number (the rows of a
+ * statement come in order).
+ */
+const ORDER = 'lsn, xid, key'
+
 /** The rows of `name` in the order of the log, as one text: row by row they cost both sides several times as much. See `fromLines`. */
 const lines = (name: string, oldFilters = 'old_filters'): string => `
-(select string_agg(concat_ws(${BETWEEN_FIELDS}, seq, table_id, coalesce(key, ''), coalesce(new_row, ''), ${oldFilters}), ${BETWEEN_CHANGES} order by seq, key) from ${name})`
+(select string_agg(concat_ws(${BETWEEN_FIELDS}, lsn, xid, table_id, coalesce(key, ''), coalesce(new_row, ''), ${oldFilters}), ${BETWEEN_CHANGES} order by ${ORDER}) from ${name})`
 
 /** Whether the rows of a query are few and small enough to be carried along. */
 const CARRIED = `count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried`
@@ -64,10 +71,10 @@ const MINT = {
   name: 'freshet-mint',
   text: `
 with fresh as materialized (
-  select seq, table_id, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
+  select lsn, xid, table_id, kind, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
 ), summary as materialized (
   select count(*) as changes, ${CARRIED},
-    array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where key is null) as reset
+    array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where kind = 'r') as reset
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
@@ -80,7 +87,7 @@ const MINT_MANY = {
   name: 'freshet-mint-many',
   text: `
 with tables as (
-  select table_id, count(*) as changes, bool_or(key is null) as starts_anew from freshet.changes where ${unseen} group by table_id
+  select table_id, count(*) as changes, bool_or(kind = 'r') as starts_anew from freshet.changes where ${unseen} group by table_id
 ), summary as materialized (
   select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset from tables
 ), minted as (${minted('')}
@@ -140,9 +147,15 @@ function toVersion({ carried, lines: text, ...row }: MintedRow): LoggedVersion |
 /** What a text of `lines` tells of. Null: of nothing. */
 export function fromLines(text: string | null): readonly LoggedChange[] {
   return text === null ? [] : text.split(CHANGE_SEPARATOR).map((line) => {
-    const [seq, tableId, key, newRow, ...oldFilters] = line.split(FIELD_SEPARATOR)
-    return { seq: Number(seq), tableId: Number(tableId), key: orNull(key), newRow: orNull(newRow), oldFilters }
+    const [lsn = '', xid = '', tableId, key, newRow, ...oldFilters] = line.split(FIELD_SEPARATOR)
+    return { order: toOrder(lsn, xid), tableId: Number(tableId), key: orNull(key), newRow: orNull(newRow), oldFilters }
   })
+}
+
+/** `lsn` is two numbers of 32 bits, in hexadecimal digits and without leading zeros. */
+function toOrder(lsn: string, xid: string): bigint {
+  const slash = lsn.indexOf('/')
+  return BigInt(`0x${lsn.slice(0, slash)}${lsn.slice(slash + 1).padStart(8, '0')}`) << 64n | BigInt(xid)
 }
 
 function orNull(text: string | undefined): string | null {
@@ -175,7 +188,7 @@ export const CHANGES_BETWEEN = {
   name: 'freshet-changes-between',
   text: `
 with between as materialized (
-  select seq, table_id, key, new_row, old_filters from freshet.changes
+  select lsn, xid, table_id, key, new_row, old_filters from freshet.changes
   where ${between} limit ${MAX_CARRIED_CHANGES + 1}
 ), size as (select ${CARRIED} from between)
 select case when carried then ${lines('between')} end as lines from size`,
@@ -183,15 +196,16 @@ select case when carried then ${lines('between')} end as lines from size`,
 
 /**
  * The last state of each key and all its old filter values, between two snapshots. The keys are grouped first and by hash, without
- * the rows: only those that remain are sorted (a third less time than a window over the rows). The rows of one INSERT share their seq.
+ * the rows: only those that remain are sorted (a third less time than a window over the rows). Changes of several keys and tables share
+ * their place in the log.
  */
-const folded = (tables: string): string => `
-select seq, table_id, key, new_row, last.old_filters from freshet.changes join (
-  select coalesce(key, '') as of_key, max(seq) as at_seq, array_agg(old_filters) filter (where old_filters is not null) as old_filters from (
-    select table_id, key, old_filters, max(seq) as seq from freshet.changes where ${between} and ${tables} group by table_id, key, old_filters
+const folded = (lines: string): string => `
+select lsn, xid, table_id, key, new_row, last.old_filters from freshet.changes join (
+  select table_id as of_table, coalesce(key, '') as of_key, max(lsn) as at_lsn, array_agg(old_filters) filter (where old_filters is not null) as old_filters from (
+    select table_id, key, old_filters, max(lsn) as lsn from freshet.changes where ${between} and ${lines} group by table_id, key, old_filters
   ) by_filters group by table_id, key
-) last on at_seq = seq and of_key = coalesce(key, '')
-where ${between} and ${tables}`
+) last on at_lsn = lsn and of_key = coalesce(key, '') and of_table = table_id
+where ${between} and ${lines}`
 
 /** A run is about so long: rows one by one cost a reader several times as much as their text. */
 const RUN_BYTES = 65_536
@@ -200,22 +214,22 @@ const CHANGE_BYTES = 66
 
 /** The changes of `folded` in runs, each a text, in the order of the last states. */
 const inRuns = (folded: string, change: string, separator: string): string => `
-select string_agg(${change}, ${separator} order by seq, key) as changes from (
-  select *, sum(${CHANGE_BYTES} + octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by seq, key rows unbounded preceding) / ${RUN_BYTES} as run
-  from (${folded}) folded where key is not null
+select string_agg(${change}, ${separator} order by ${ORDER}) as changes from (
+  select *, sum(${CHANGE_BYTES} + octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by ${ORDER} rows unbounded preceding) / ${RUN_BYTES} as run
+  from (${folded}) folded
 ) in_runs group by run order by run`
 
 const IN_FIELDS = `key || ${BETWEEN_FIELDS} || coalesce(new_row, '')`
 
 /** The changes of table $4, folded. */
-export const FOLDED_CHANGES = inRuns(folded('table_id = $4::int'), `${IN_FIELDS} || coalesce(${BETWEEN_FIELDS} || array_to_string(old_filters, ${BETWEEN_FIELDS}), '')`, BETWEEN_CHANGES)
+export const FOLDED_CHANGES = inRuns(folded(`table_id = $4::int and kind = 'c'`), `${IN_FIELDS} || coalesce(${BETWEEN_FIELDS} || array_to_string(old_filters, ${BETWEEN_FIELDS}), '')`, BETWEEN_CHANGES)
 
 /**
  * Without the old filter values, sorting all changes takes two thirds of the time of grouping and joining, up to a million of them; beyond,
  * it is slower, on disk.
  */
 const sorted = `
-select distinct on (key) seq, key, new_row from freshet.changes where ${between} and table_id = $4::int order by key, seq desc`
+select distinct on (key) lsn, xid, key, new_row from freshet.changes where ${between} and table_id = $4::int and kind = 'c' order by key, lsn desc`
 
 /** As FOLDED_CHANGES, without the old filter values. */
 export const FOLDED_ROWS = inRuns(sorted, IN_FIELDS, BETWEEN_CHANGES)
@@ -232,9 +246,9 @@ export function fromRun(run: string): readonly FoldedChange[] {
   })
 }
 
-/** The changes of tables $4 by others than the transactions $5, folded: a text of `lines`; or `carried` false: too many or too large. */
+/** The changes of tables $4 by others than the transactions $5, folded, and whether they start anew: a text of `lines`; or `carried` false: too many or too large. */
 export const LATER_CHANGES = `
-with later as materialized (${folded('table_id = any ($4::int[]) and xid <> all ($5::xid8[])')} limit ${MAX_CARRIED_CHANGES + 1}), size as (select ${CARRIED} from later)
+with later as materialized (${folded(`table_id = any ($4::int[]) and kind in ('c', 'r') and xid <> all ($5::xid8[])`)} limit ${MAX_CARRIED_CHANGES + 1}), size as (select ${CARRIED} from later)
 select carried, case when carried then ${lines('later', `array_to_string(old_filters, ${BETWEEN_FIELDS})`)} end as lines from size`
 
 /** What a reader of the range ($1, $2] needs; no row: one of them is unknown or below the floor. Ask again after reading. */

@@ -5,7 +5,7 @@
 import type { ChannelDefinition, Window } from '../contract/change.ts'
 import type { Pool, PoolClient } from '../database/pool.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
-import { keyOf, publishedColumns, tableOf, toRangeLost } from './table.ts'
+import { assertTypes, keyOf, publishedColumns, tableOf, toRangeLost } from './table.ts'
 
 /** A page of 8 kB holds at most 291 rows: so many pages are less than a thousand changes. */
 const PAGES_A_RUN = 3
@@ -23,6 +23,7 @@ const SPARE_CONNECTIONS = 3
  */
 export async function openRuns(client: PoolClient, pool: Pool, { channel, filters }: Window): Promise<AsyncIterable<string> | null> {
   if (filters.size > 0 || channel.table.isPartitioned) return null
+  await assertTypes(client, channel)
   // Asked with the snapshot that reads the rows: what comes behind the last page now is not seen by it.
   const { rows: [table] } = await client.query<{ pages: string }>(`
     select pg_relation_size(pg_class.oid) / current_setting('block_size')::int as pages from pg_class join pg_am on pg_am.oid = relam

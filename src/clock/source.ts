@@ -13,7 +13,7 @@ import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromLines, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS } from './log.ts'
 import { openRuns } from './runs.ts'
-import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
+import { assertTypes, keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
 /** A batch is at most so many rows, or about BATCH_BYTES. */
 const BATCH_ROWS = 1_000
@@ -109,12 +109,18 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async castFilter(column: ColumnDefinition, value: string): Promise<string> {
+    const { comparedAs, isEnum } = column
+    if (comparedAs === null) throw new ApiError('channel_parked', `Nothing can be compared with column ${quoted(column.name)} any more.`)
     try {
-      const { rows } = await this.#pool.query<{ value: string }>(`select to_json($1::text::${column.comparedAs})::text as value`, [value])
-      return rows[0]?.value ?? 'null'
+      const { rows: [found] } = await this.#pool.query<{ value: string }>(isEnum
+        // No cast: the host may have defined one.
+        ? { text: 'select to_json(enumlabel::text)::text as value from pg_enum where enumtypid = to_regtype($2) and enumlabel = $1::text', values: [value, comparedAs] }
+        : { text: `select to_json($1::text::${comparedAs})::text as value`, values: [value] })
+      if (found === undefined) throw new NoSuchLabel()
+      return found.value
     } catch (error) {
-      // The value is not of the type (class 22), or not of the domain (23).
-      if (!/^2[23]/.test(sqlState(error) ?? '')) throw error
+      // The value is not of the type, or the database has no such characters.
+      if (!(error instanceof NoSuchLabel) && !/^22/.test(sqlState(error) ?? '')) throw error
       throw new ApiError('invalid_filter', `The value ${quoted(value)} of filter ${quoted(column.name)} is not of type ${column.type}.`, { parameter: column.name, cause: error })
     }
   }
@@ -204,6 +210,10 @@ export class DatabaseSource implements ChangeSource {
   }
 }
 
+class NoSuchLabel extends Error {
+  override readonly name = 'NoSuchLabel'
+}
+
 interface StateHeader {
   readonly number: string
   readonly version_snapshot: string
@@ -245,16 +255,21 @@ async function* fetchRuns(client: PoolClient, query: string, values: readonly un
 
 async function* readRows(client: PoolClient, { channel, filters }: Window): AsyncIterable<readonly StateRow[]> {
   const conditions = [...filters.keys()].map((name, index) => {
-    const type = channel.table.columns.find((column) => column.name === name)?.comparedAs ?? 'text'
-    return `t.${quoteIdentifier(name)}::${type} = $${index + 1}::text::${type}`
+    const { comparedAs, isEnum } = channel.table.columns.find((column) => column.name === name) ?? {}
+    const [column, value] = [`t.${quoteIdentifier(name)}`, `$${index + 1}::text`]
+    if (comparedAs == null) throw new RangeLost('a filter has another type by now')
+    if (!isEnum) return `${column}::${comparedAs} = ${value}::${comparedAs}`
+    // No cast from text: it would be the host's to define. The label is looked up among those that there are.
+    return `${column}::${comparedAs} = (select label from unnest(enum_range(null::${comparedAs})) label where format('%s', label) = ${value})`
   })
+  await assertTypes(client, channel)
   // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
   await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
   await declare(client, `declare state no scroll cursor for select ${keyOf(channel)}, row_to_json(published.*)::text
     from (select ${publishedColumns(channel)} from ${tableOf(channel)} t${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`,
   [...filters.values()].map((value) => jsonText(value)))
   yield* fetchAll<StateRow>({ first: FIRST_BATCH_ROWS, bytesOf: ([, row]) => row.length,
-    fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' })).rows })
+    fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' }).catch(toRangeLost)).rows })
   await client.query('close state')
 }
 

@@ -24,7 +24,7 @@ select current_setting('server_version') as version, current_setting('server_ver
 export async function checkServer({ pool }: Subject): Promise<{ readonly isUsable: boolean; readonly findings: readonly Finding[] }> {
   const { rows: [server] } = await pool.query<Server>(SERVER)
   if (server === undefined) throw new Error('the server said nothing of itself')
-  const findings = [checkVersion(server), checkEncoding(server), checkWritable(server)]
+  const findings = [checkVersion(server), checkEncoding(server), checkWritable(server), ...server.is_standby ? [] : await checkOrder(pool, server.role)]
   return { isUsable: server.major >= OLDEST_MAJOR && !server.is_standby, findings }
 }
 
@@ -43,6 +43,18 @@ function checkWritable({ is_standby, is_read_only, role }: Server): Finding {
   if (is_standby) return problem('this server is a standby: nothing can be written, and LISTEN does not work', 'point DATABASE_URL at the primary')
   if (is_read_only) return problem('transactions are read only by default', `alter role ${role} set default_transaction_read_only = off`)
   return ok('a primary, open for writing')
+}
+
+/** What each line of the log is ordered by: some services that speak for PostgreSQL have none, or let nobody ask. */
+async function checkOrder(pool: Subject['pool'], role: string): Promise<readonly Finding[]> {
+  try {
+    await pool.query('select pg_current_wal_insert_lsn()')
+    return []
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    return [problem(`the place in the WAL cannot be asked for, so that every write of a watched table would fail: ${why}`,
+      `grant execute on function pg_current_wal_insert_lsn() to ${role}, or use a server that has it`)]
+  }
 }
 
 interface Room {

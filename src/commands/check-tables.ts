@@ -12,6 +12,9 @@ interface WatchedTable {
   readonly watch: string
   readonly unreadable: readonly { readonly role: string; readonly schema: string }[]
   readonly subscriptions: readonly string[]
+  /** Channels with a name that is reserved by now, and those with a filter of such a name. */
+  readonly reserved: readonly string[]
+  readonly filtered: readonly { readonly channel: string; readonly filter: string }[]
 }
 
 /** Capture reads the table as the owner of the schema, a server as its own role. */
@@ -27,7 +30,10 @@ select coalesce(freshet.quoted_name(relation), tables.name) as name, pg_class.oi
     where reader.rolname in (current_user, (select nspowner::regrole::text from pg_namespace where nspname = 'freshet')) and pg_class.oid is not null
       and not (has_table_privilege(reader.oid, pg_class.oid, 'select') and has_schema_privilege(reader.oid, relnamespace, 'usage'))), '[]') as unreadable,
   array(select distinct subname::text from pg_subscription_rel join pg_subscription on pg_subscription.oid = srsubid
-    where srrelid = relation or srrelid in (select relid from pg_partition_tree(relation)) order by 1) as subscriptions
+    where srrelid = relation or srrelid in (select relid from pg_partition_tree(relation)) order by 1) as subscriptions,
+  array(select channels.name from freshet.channels where table_id = tables.id and channels.name like 'freshet.%' order by 1) as reserved,
+  coalesce((select json_agg(json_build_object('channel', channels.name, 'filter', filter) order by channels.name, filter)
+    from freshet.channels, unnest(filters) filter where table_id = tables.id and freshet.is_reserved(filter)), '[]') as filtered
 from freshet.tables
 left join pg_class on pg_class.oid = relation
 left join pg_namespace on pg_namespace.oid = relnamespace
@@ -41,7 +47,7 @@ export async function checkTables({ pool }: Subject): Promise<readonly Finding[]
 
 function checkTable(table: WatchedTable): readonly Finding[] {
   const { name, channels, subscriptions } = table
-  const findings = [...checkCapture(table), ...checkReadable(table)]
+  const findings = [...checkCapture(table), ...checkReadable(table), ...checkNames(table)]
   if (findings.length > 0) return findings
   const note = subscriptions.length === 0 ? '' : `; rows that subscription ${subscriptions.join(', ')} applies are captured one by one`
   return [ok(`${name} is captured for ${channels.join(', ')}${note}`)]
@@ -56,6 +62,13 @@ function checkCapture({ name, exists, parked, fault, channels, watch }: WatchedT
   }
   if (parked !== null) return [warning(`${named} is parked: ${parked}, which is mended by now`, `a running server takes it back within a minute; or ${watch}`)]
   return []
+}
+
+function checkNames({ reserved, filtered }: WatchedTable): readonly Finding[] {
+  return [
+    ...reserved.map((channel) => problem(`channel ${channel}: names that begin with freshet. are reserved`, `freshet unwatch ${channel}, and watch the table under another name`)),
+    ...filtered.map(({ channel, filter }) => problem(`channel ${channel} filters by ${filter}, which is a parameter of the API`, 'rename the column, and watch the table again')),
+  ]
 }
 
 function checkReadable({ name, unreadable }: WatchedTable): readonly Finding[] {

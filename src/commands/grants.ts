@@ -28,6 +28,8 @@ const GRANTS: readonly Grant[] = [
   { kind: 'sequence', name: 'freshet.abandoned_after', privileges: ['usage', 'update'] },
   { kind: 'sequence', name: 'freshet.awake_until', privileges: ['update'] },
   { kind: 'function', name: 'freshet.quoted_name(oid)', privileges: ['execute'] },
+  { kind: 'function', name: 'freshet.rendered_value(oid, text, boolean)', privileges: ['execute'] },
+  { kind: 'function', name: 'freshet.rendered_key(oid, text)', privileges: ['execute'] },
   { kind: 'function', name: 'freshet.detect_drift()', privileges: ['execute'] },
 ]
 

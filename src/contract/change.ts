@@ -5,8 +5,8 @@
 
 /** One line of the log. `key` null: the whole table starts anew, and `newRow` says why. */
 export interface LoggedChange {
-  /** Order of the log; for one key also the order of commits. */
-  readonly seq: number
+  /** Where it stands in the log: greater is later. For one key it is the order of commits; the changes of one statement may share it. */
+  readonly order: bigint
   readonly tableId: number
   /** The key as JSON: the identity of the row. */
   readonly key: string | null
@@ -48,8 +48,15 @@ export interface ColumnDefinition {
   readonly isText: boolean
   /** Whether the log has it. */
   readonly isCaptured: boolean
-  /** The type, without length or scale, in which values of a filter are compared with it. */
-  readonly comparedAs: string
+  /** The type, without length or scale, in which values of a filter are compared with it; null: nothing of its type can be compared. */
+  readonly comparedAs: string | null
+  /** Whether `comparedAs` is an enumeration, a type of the host's, to which nothing may be cast. */
+  readonly isEnum: boolean
+  /** The number of its type. */
+  readonly typeId: number
+  /** How its value is written in SQL, of `t`, and its JSON in a key, of `published`; null: as any other's. */
+  readonly rendering: string | null
+  readonly keyed: string | null
 }
 
 export interface TableDefinition {

@@ -19,6 +19,10 @@ const PINS = [
   `set extra_float_digits = 1`,
   `set bytea_output = 'hex'`,
   `set lc_monetary = 'C'`,
+  `set quote_all_identifiers = off`,
+  `set array_nulls = on`,
+  // What is written in this program, and in the functions of the schema, has backslashes in its texts.
+  `set standard_conforming_strings = on`,
   `set search_path = pg_catalog, pg_temp`,
   // An error beats a partial answer.
   `set row_security = off`,

@@ -121,7 +121,8 @@ export class Channels {
   }
 
   #knownForm(column: ColumnDefinition, value: string): string | undefined {
-    return column.comparedAs === 'text' ? JSON.stringify(value) : this.#casts.get(castKey(column, value))
+    // Text is what it says; but not every database has all characters, and none has the one of number 0.
+    return column.comparedAs === 'text' && /^[ -~]*$/.test(value) ? JSON.stringify(value) : this.#casts.get(castKey(column, value))
   }
 
   async #cast(column: ColumnDefinition, value: string): Promise<string> {

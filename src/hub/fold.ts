@@ -25,8 +25,13 @@ export function foldChanges(changes: Iterable<LoggedChange>): readonly LoggedCha
     last.delete(change.key)
     last.set(change.key, earlier === undefined ? change : { ...change, oldFilters: union(earlier.oldFilters, change.oldFilters) })
   }
-  // Of several versions, a later one may hold the lower number: ids are taken before the commit.
-  return [...last.values()].sort((a, b) => a.seq - b.seq)
+  // Of several versions, a later one may hold what was logged earlier: a change is logged before its commit.
+  return [...last.values()].sort(byOrder)
+}
+
+/** Equal ones stay as they came. */
+export function byOrder(a: LoggedChange, b: LoggedChange): number {
+  return a.order < b.order ? -1 : a.order > b.order ? 1 : 0
 }
 
 function union(some: readonly string[], others: readonly string[]): readonly string[] {

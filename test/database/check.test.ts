@@ -126,15 +126,30 @@ describe.skipIf(!hasPostgres)('check', () => {
     expect(await complaints(database.url)).toContain('the database has migration 9999_future.sql')
   })
 
+  it('finds channels and filters whose names are reserved by now', async () => {
+    const database = await quiet(await createDatabase())
+    await database.query(`create table public.items (id int primary key, token text); select freshet.watch('public.items');
+      update freshet.channels set name = 'freshet.items', filters = '{token}'`)
+    expect(await complaints(database.url)).toMatch(/^problem {2}channel freshet\.items: names that begin with freshet\. are reserved\n.*\nproblem {2}channel freshet\.items filters by token, which is a parameter of the API/)
+  })
+
+  it('needs to ask for the place in the WAL', async () => {
+    const database = await quiet(await createDatabase())
+    const { name, url } = await createRole(database)
+    expect(await complaints(url)).not.toContain('place in the WAL')
+    await database.query('revoke execute on function pg_current_wal_insert_lsn() from public')
+    expect(await complaints(url)).toMatch(new RegExp(`problem {2}the place in the WAL cannot be asked for, .*: permission denied for function pg_current_wal_insert_lsn\n +cure: grant execute on function pg_current_wal_insert_lsn\\(\\) to ${name}`))
+  })
+
   it('gives the statement that mends a disabled or missing trigger, and the statement does', async () => {
     const database = await quiet(await createDatabase())
     await database.query(`create table public.items (id int primary key, "group" text, note text);
       select freshet.watch('public.items', channel => 'things', filters => '{group}', columns => '{note}', public => false)`)
-    for (const harm of ['alter table public.items disable trigger freshet_update', 'drop trigger freshet_truncate on public.items']) {
+    for (const harm of ['alter table public.items disable trigger freshet_update_1', 'drop trigger freshet_truncate_1 on public.items']) {
       await database.query(harm)
       const found = (await check(database.url)).filter(({ level }) => level === 'problem')
       expect(found).toHaveLength(1)
-      expect(found[0]?.text).toMatch(/^channel things does not capture public\.items: trigger freshet_(update on public\.items is disabled|truncate is missing on public\.items)$/)
+      expect(found[0]?.text).toMatch(/^channel things does not capture public\.items: trigger freshet_(update_1 on public\.items is disabled|truncate_1 is missing on public\.items)$/)
       const cure = found[0] !== undefined && 'cure' in found[0] ? found[0].cure : ''
       await database.query(cure.slice(cure.indexOf('select ')))
       expect(await complaints(database.url)).toBe('')

@@ -4,6 +4,7 @@ import { createDatabase, hasPostgres, type TestDatabase } from '../support/datab
 import { startProxy } from '../support/proxy.ts'
 import { delayOf, startLeader, startNode, tableIdOf, type TestNode } from '../support/node.ts'
 import type { LoggedVersion } from '../../src/contract/change.ts'
+import { byOrder } from '../../src/hub/fold.ts'
 
 const LEAP = 2 ** 16
 
@@ -28,9 +29,9 @@ async function expectEverythingNumberedOnce(database: TestDatabase, node: TestNo
   }).toBe(false)
   await expect.poll(() => node.hub.head).toBe(Number((await database.query<{ head: string }>('select max(number) as head from freshet.versions'))[0]?.head))
   // Without what watch() wrote, which a node may have found there when it started.
-  const seqs = node.versions.flatMap(({ changes }) => (changes ?? []).filter(({ key }) => key !== null).map(({ seq }) => seq))
-  const logged = await database.query<{ seq: string }>('select seq from freshet.changes where key is not null order by seq')
-  expect([...seqs].sort((a, b) => a - b)).toEqual(logged.map(({ seq }) => Number(seq)))
+  const lines = node.versions.flatMap(({ changes }) => (changes ?? []).filter(({ key }) => key !== null)).sort(byOrder)
+  const logged = await database.query<{ key: string; row: string | null }>('select key, new_row as row from freshet.changes where key is not null order by lsn, xid, key')
+  expect(lines.map(({ key, newRow }) => ({ key, row: newRow }))).toEqual(logged)
 }
 
 function expectGrowing(node: TestNode): void {
@@ -65,10 +66,10 @@ describe.skipIf(!hasPostgres)('the clock', () => {
     await Promise.all(writers)
     await expectEverythingNumberedOnce(database, node)
     expectGrowing(node)
-    const transactions = await database.query<{ seqs: string[] }>('select array_agg(seq) as seqs from freshet.changes group by xid')
-    const versionOf = new Map(node.versions.flatMap(({ number, changes }) => (changes ?? []).map(({ seq }) => [seq, number] as const)))
-    for (const { seqs } of transactions) expect(new Set(seqs.map((seq) => versionOf.get(Number(seq)))).size).toBe(1)
-    for (const { changes } of node.versions) expect(changes).toEqual([...changes ?? []].sort((a, b) => a.seq - b.seq))
+    const transactions = await database.query<{ orders: string[] }>(`select array_agg(distinct (lsn - '0/0') * 2::numeric ^ 64 + xid::text::numeric) as orders from freshet.changes group by xid`)
+    const versionOf = new Map(node.versions.flatMap(({ number, changes }) => (changes ?? []).map(({ order }) => [order, number] as const)))
+    for (const { orders } of transactions) expect(new Set(orders.map((order) => versionOf.get(BigInt(order.replace(/\..*/, ''))))).size).toBe(1)
+    for (const { changes } of node.versions) expect(changes).toEqual([...changes ?? []].sort(byOrder))
     expect(node.versions.some(({ changes }) => changes?.some(({ key }) => key === '{"id":-1}'))).toBe(false)
   })
 

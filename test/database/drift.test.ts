@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { createDatabase, hasPostgres } from '../support/database.ts'
+import { tableIdOf } from '../support/node.ts'
 import { captured, CLOCKS, linesOf, replay, rowsOf, setClock } from '../support/replay.ts'
 import { createRoleDatabase } from '../support/roles.ts'
 
@@ -51,9 +52,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
       await newcomer.query('rollback')
       await writer.query(inTable(write))
     })
-    // The type of a column other than the key may change: the line is right as it is.
-    if (change.includes('alter column') && !change.includes('column id')) expect(lines).toEqual([expect.stringMatching(/^\{"id":1\} → \{"id":1,/)])
-    else expect(new Set(lines)).toEqual(new Set(['drift']))
+    expect(new Set(lines)).toEqual(new Set(['drift']))
     const found = await detect()
     expect(found).toEqual([typeof outcome === 'string' ? outcome : expect.stringMatching(outcome)])
     expect(await detect()).toEqual([])
@@ -74,11 +73,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
     const writer = await database.connect()
     const write = () => captured(database, 'public.retyped', () => writer.query('update public.retyped set a = a'))
     await write()
-    for (const [change, row] of [
-      ['a type int[] using array[a]::int[]', '{"id":"1","a":"{2}","b":"3"}'], ['b type json using to_json(b)', '{"id":"1","a":[2],"b":"3"}'],
-    ] as const) {
+    for (const change of ['a type int[] using array[a]::int[]', 'b type json using to_json(b)']) {
       await query(`alter table public.retyped alter ${change}`)
-      expect(await write()).toEqual([`{"id":"1"} → ${row}`])
+      expect(await write()).toEqual(['drift'])
       expect(await detect()).toEqual(['reset'])
     }
     expect(await write()).toEqual(['{"id":"1"} → {"id":"1","a":[2],"b":3}'])
@@ -126,8 +123,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
     expect(await detect()).toEqual([])
   })
 
-  it.each(['freshet_insert', 'freshet_update', 'freshet_delete', 'freshet_row', 'freshet_truncate'])('%s disabled or dropped: parked by name, and watch mends it', async (trigger) => {
+  it.each(['insert', 'update', 'delete', 'row', 'truncate'])('freshet_%s_<id> disabled or dropped: parked by name, and watch mends it', async (kind) => {
     const t = await watchedTable(`, channel => 'mended'`)
+    const trigger = `freshet_${kind}_${await tableIdOf(database, t)}`
     for (const [change, reason] of [
       [`alter table ${t} disable trigger ${trigger}`, `trigger ${trigger} on ${t} is disabled; watch the table again`],
       [`drop trigger ${trigger} on ${t}`, `trigger ${trigger} is missing on ${t}; watch the table again`],
@@ -151,8 +149,9 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
     await query(`drop table ${t}`)
     await detect()
     const other = await watchedTable()
-    await query(`alter table ${other} disable trigger freshet_insert`)
-    await query(`alter table ${other} enable trigger freshet_insert`)
+    const trigger = `freshet_insert_${await tableIdOf(database, other)}`
+    await query(`alter table ${other} disable trigger ${trigger}`)
+    await query(`alter table ${other} enable trigger ${trigger}`)
     expect(await detect()).toEqual(['reset'])
   })
 
@@ -254,7 +253,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a schema owner who does not own the 
   it('that cannot put a trigger on a new partition says to watch again, which mends it', async () => {
     await owner.query(`create table app.parts (id int primary key) partition by list (id); select freshet.watch('app.parts'); create table app.parts_1 partition of app.parts for values in (1)`)
     expect(await captured(database, 'app.parts', () => owner.query('insert into app.parts values (1)'))).toEqual(['{"id":1} → {"id":1}'])
-    expect(await detect()).toEqual(['parked: trigger freshet_truncate is missing on app.parts_1; watch the table again'])
+    expect(await detect()).toEqual([`parked: trigger freshet_truncate_${await tableIdOf(database, 'app.parts')} is missing on app.parts_1; watch the table again`])
     await owner.query(`select freshet.watch('app.parts')`)
     expect(await detect()).toEqual([])
     expect(await captured(database, 'app.parts', () => owner.query('truncate app.parts_1'))).toEqual(['truncate'])

@@ -10,7 +10,7 @@ async function epochOf(database: TestDatabase): Promise<string> {
 }
 
 async function linesIn(database: TestDatabase): Promise<readonly string[]> {
-  return (await database.query<{ line: string }>(`select coalesce(key, new_row) as line from freshet.changes order by seq`)).map(({ line }) => line)
+  return (await database.query<{ line: string }>(`select coalesce(key, new_row) as line from freshet.changes order by lsn, xid, key`)).map(({ line }) => line)
 }
 
 /** A database that a leader has served, and then has left. */

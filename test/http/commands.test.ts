@@ -268,7 +268,7 @@ describe.skipIf(!hasPostgres)('check', () => {
     await database.query('alter table public.items disable trigger all')
     const broken = await freshet(['check'], environment)
     expect(broken.code).toBe(1)
-    expect(broken.stdout).toMatch(/^problem {2}channel items does not capture public\.items: trigger freshet_insert on public\.items is disabled\n {9}cure: .* select freshet\.watch\(/m)
+    expect(broken.stdout).toMatch(/^problem {2}channel items does not capture public\.items: trigger freshet_insert_1 on public\.items is disabled\n {9}cure: .* select freshet\.watch\(/m)
   })
 
   it('prints grants with which a server starts, serves a change, turns its log and begins a new epoch', async () => {

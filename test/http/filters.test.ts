@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { startTestServer, type TestServer } from '../support/server.ts'
+import { createDatabase } from '../support/database.ts'
 import { openStream } from '../support/sse.ts'
 
 const SETUP = `
@@ -166,5 +167,23 @@ describe('a held poll with a filter', () => {
     const { before, after } = await change(`insert into things (id, grp) values (92, 'other')`)
     const body = await server.poll('things', `?grp=mine&since=${before}&wait=1`)
     expect(body).toMatchObject({ since: before, version: after, reset: false, changes: [] })
+  })
+})
+
+describe('a value that the database has no characters for', () => {
+  it.each(['/stream', '/changes'])('is 400 of text, too (%s)', async (way) => {
+    const latin = await createDatabase({ migrated: false, encoding: 'LATIN1' })
+    const other = await startTestServer({ database: latin })
+    await latin.query(`create table public.names (id int primary key, name text); insert into public.names values (1, E'\\u00e9'); select freshet.watch('public.names', filters => '{name}')`)
+    await expect.poll(async () => (await other.get('/v1/channels/names/changes')).status).toBe(200)
+    for (const [from, path] of [[other, 'names'], [server, 'things']] as const) {
+      const filter = path === 'names' ? 'name' : 'grp'
+      for (const value of path === 'names' ? ['%E2%98%83', '%00', 'a%00'] : ['%00']) {
+        const response = await from.get(`/v1/channels/${path}${way}?${filter}=${value}`)
+        expect([response.status, await response.json()]).toMatchObject([400, { type: expect.stringContaining('invalid') as string }])
+      }
+    }
+    expect((await other.poll('names', `?name=${encodeURIComponent('é')}`)).changes).toHaveLength(1)
+    expect((await server.poll('things', `?grp=${encodeURIComponent('☃')}`)).changes).toEqual([])
   })
 })

@@ -20,11 +20,12 @@ export interface TestDatabase {
 export const hasPostgres = inject('postgresUrl') !== null
 export const postgresMajor = inject('postgresMajor')
 
-export async function createDatabase(options: { readonly migrated?: boolean } = {}): Promise<TestDatabase> {
+export async function createDatabase(options: { readonly migrated?: boolean; readonly encoding?: 'LATIN1' } = {}): Promise<TestDatabase> {
   const base = inject('postgresUrl')
   if (base === null) throw new Error('this PostgreSQL is not installed')
   const name = `test_${randomBytes(6).toString('hex')}`
-  await maintain(base, `create database ${name} template ${options.migrated === false ? 'template0' : 'freshet_template'}`)
+  await maintain(base, `create database ${name} template ${options.migrated === false ? 'template0' : 'freshet_template'}${
+    options.encoding === undefined ? '' : ` encoding '${options.encoding}' locale 'C'`}`)
   const url = new URL(base)
   url.pathname = `/${name}`
   const opened = openDatabase(url.href)

@@ -4,6 +4,7 @@
  */
 import { RangeLost } from '../../src/contract/change.ts'
 import type { Catalog, ChangeSource, ChannelDefinition, ColumnDefinition, LoggedChange, LoggedVersion, StateReading, TableDefinition, Window } from '../../src/contract/change.ts'
+import { byOrder } from '../../src/hub/fold.ts'
 import { deletion, upsert } from '../../src/hub/render.ts'
 
 export interface ModelRow {
@@ -13,7 +14,7 @@ export interface ModelRow {
 }
 
 export function column(name: string, type: string, conversion: ColumnDefinition['conversion'] = 'none'): ColumnDefinition {
-  return { name, type, nullable: true, conversion, isText: false, isCaptured: true, comparedAs: type }
+  return { name, type, nullable: true, conversion, isText: false, isCaptured: true, comparedAs: type, isEnum: false, typeId: 0, rendering: null, keyed: null }
 }
 
 export function table(id: number, name = `public.t${id}`): TableDefinition {
@@ -74,7 +75,7 @@ export class Model {
       this.#tables = new Map(this.#tables).set(write.tableId, rows)
       this.#seq += 1
       return {
-        seq: this.#seq, tableId: write.tableId, key: JSON.stringify({ id }), newRow: 'row' in write ? JSON.stringify(write.row) : null,
+        order: BigInt(this.#seq), tableId: write.tableId, key: JSON.stringify({ id }), newRow: 'row' in write ? JSON.stringify(write.row) : null,
         oldFilters: old === undefined ? [] : [JSON.stringify({ g: old.g, v: old.v })],
       }
     })
@@ -85,7 +86,7 @@ export class Model {
   startAnew(tableId: number): LoggedVersion {
     this.#tables = new Map(this.#tables).set(tableId, new Map())
     this.#seq += 1
-    return this.#push(this.head + 1, [{ seq: this.#seq, tableId, key: null, newRow: 'truncate', oldFilters: [] }])
+    return this.#push(this.head + 1, [{ order: BigInt(this.#seq), tableId, key: null, newRow: 'truncate', oldFilters: [] }])
   }
 
   /** The newest `count` versions are gone, as after a crash. What they saw is still there, for the next leap to number. */
@@ -131,7 +132,7 @@ export class Model {
   /** As the log folds it: the last state of each key and all its old values, in the order of the last states. */
   folded(tableId: number, since: number, upTo: number): readonly LoggedChange[] {
     const changes = this.versions.filter(({ number }) => number > since && number <= upTo)
-      .flatMap(({ number }) => this.#log.get(number) ?? []).filter((change) => change.tableId === tableId).sort((a, b) => a.seq - b.seq)
+      .flatMap(({ number }) => this.#log.get(number) ?? []).filter((change) => change.tableId === tableId).sort(byOrder)
     return changes.filter((change, index) => !changes.slice(index + 1).some(({ key }) => key === change.key))
       .map((change) => ({ ...change, oldFilters: changes.filter(({ key }) => key === change.key).flatMap(({ oldFilters }) => oldFilters) }))
   }

@@ -23,7 +23,7 @@ export interface Line {
 export async function linesOf(database: TestDatabase, table: string): Promise<readonly Line[]> {
   const lines = await database.query<{ key: string | null; row: string | null; old: string | null }>(
     `select key, new_row as row, old_filters as old from freshet.changes
-     where table_id = (select id from freshet.tables where relation = $1::regclass) order by seq, key`, [table])
+     where table_id = (select id from freshet.tables where relation = $1::regclass) order by lsn, xid, key`, [table])
   return lines[0]?.row === 'watch' ? lines.slice(1) : lines
 }
 

@@ -141,7 +141,9 @@ export const FAULTS: readonly Fault[] = [
     inject: async (world, random) => {
       const table = random.pick(['account', 'pair', 'echo', 'queue', 'bulk'])
       // Not `user`: that would enable all of them alike, the ones for logical replication too.
-      const trigger = random.pick(['freshet_insert', 'freshet_update', 'freshet_delete'])
+      const kind = random.pick(['insert', 'update', 'delete'])
+      const id = (await persist(() => world.query<{ id: number }>(`select id from freshet.tables where relation = '${table}'::regclass`), 20_000))[0]?.id ?? 0
+      const trigger = `freshet_${kind}_${id}`
       await persist(() => world.query(`set lock_timeout = '1s'; begin; alter table ${table} disable trigger ${trigger}; alter table ${table} enable trigger ${trigger}; commit`), 20_000)
       return `${table}.${trigger}`
     },

@@ -65,7 +65,7 @@ describe('routing', () => {
     const routes = new TableRoutes()
     const feed = new Feed('f', [window])
     routes.add(window, feed)
-    const at = (v: string): LoggedChange => ({ seq: 1, tableId: 1, key: '{"id":1}', newRow: `{"id":1,"g":"a","v":${v}}`, oldFilters: [] })
+    const at = (v: string): LoggedChange => ({ order: 1n, tableId: 1, key: '{"id":1}', newRow: `{"id":1,"g":"a","v":${v}}`, oldFilters: [] })
     expect([...routes.concerned([at('1.50')])]).toEqual([feed])
     expect([...routes.concerned([at('1.05')])]).toEqual([])
   })

@@ -7,8 +7,8 @@ import { channel, column, Model, table, windowOf, type ModelRow, type Write } fr
 const T = table(1)
 const CHANNEL = channel('t', T)
 
-function change(seq: number, id: number, newRow: object | null, ...old: readonly object[]): LoggedChange {
-  return { seq, tableId: 1, key: JSON.stringify({ id }), newRow: newRow && JSON.stringify(newRow), oldFilters: old.map((values) => JSON.stringify(values)) }
+function change(order: number, id: number, newRow: object | null, ...old: readonly object[]): LoggedChange {
+  return { order: BigInt(order), tableId: 1, key: JSON.stringify({ id }), newRow: newRow && JSON.stringify(newRow), oldFilters: old.map((values) => JSON.stringify(values)) }
 }
 
 const WRITE: fc.Arbitrary<Write> = fc.oneof(
@@ -69,7 +69,7 @@ describe('folding', () => {
   })
 
   it('has no place for a line about a whole table', () => {
-    expect(foldChanges([{ seq: 1, tableId: 1, key: null, newRow: 'truncate', oldFilters: [] }])).toEqual([])
+    expect(foldChanges([{ order: 1n, tableId: 1, key: null, newRow: 'truncate', oldFilters: [] }])).toEqual([])
   })
 
   it('of folds is the fold of all', () => {
