@@ -5,7 +5,7 @@ create function freshet.type_shape(type oid) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(',', pg_type.oid, nspname, typname, typtype, typbasetype, typtypmod, typelem,
     (select string_agg(quote_literal(enumlabel), ',' order by enumsortorder) from pg_enum where enumtypid = pg_type.oid),
-    (select string_agg(concat_ws(',', attnum, quote_ident(attname), atttypid, atttypmod), ',' order by attnum)
+    (select string_agg(concat_ws(',', attnum, quote_literal(attname), atttypid, atttypmod), ',' order by attnum)
       from pg_attribute where attrelid = typrelid and attnum > 0 and not attisdropped),
     (select rngsubtype from pg_range where rngtypid = pg_type.oid or rngmultitypid = pg_type.oid))
   from pg_type join pg_namespace on pg_namespace.oid = typnamespace where pg_type.oid = type
