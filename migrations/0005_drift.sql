@@ -74,6 +74,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   watched freshet.tables;
   postponed int[] := '{}';
+  started_at timestamptz := clock_timestamp();
   seen record;
 begin
   -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time.
@@ -100,6 +101,8 @@ begin
   loop
     watched := seen.watched;
     table_name := watched.name;
+    -- One change of a type may be one of thousands of tables: the next look goes on, before the server loses patience with this one.
+    exit when clock_timestamp() > started_at + interval '20 seconds';
     outcome := freshet.mend(watched, seen.fingerprint, coalesce(seen.fault, freshet.shape_fault(watched)), seen.fault is not null);
     if outcome is not null then
       return next;
