@@ -95,9 +95,9 @@ language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = o
     join step on step.class = first_class and step.object = first_object
 $$;
 
--- Why a table is outside of the circle, as one sentence for each such table.
+-- Why a table is outside of the circle, as one sentence for each such table. (Also for `check`, whose role need not own this schema.)
 create function freshet.trust_faults(targets regclass[]) returns table (relation regclass, fault text, owner oid)
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select distinct on (relation) relation,
     format('cannot watch %s: %s belongs to role %s, whom Freshet does not trust', relation,
       case when class <> 'pg_class'::regclass then pg_describe_object(class, object, 0)

@@ -5,7 +5,7 @@ create function freshet.type_shape(type oid) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select concat_ws(',', pg_type.oid, nspname, typname, typtype, typbasetype, typtypmod, typelem,
     (select string_agg(quote_literal(enumlabel), ',' order by enumsortorder) from pg_enum where enumtypid = pg_type.oid),
-    (select string_agg(concat_ws(',', attnum, quote_ident(attname), atttypid, atttypmod), ',' order by attnum)
+    (select string_agg(concat_ws(',', attnum, quote_literal(attname), atttypid, atttypmod), ',' order by attnum)
       from pg_attribute where attrelid = typrelid and attnum > 0 and not attisdropped),
     (select rngsubtype from pg_range where rngtypid = pg_type.oid or rngmultitypid = pg_type.oid))
   from pg_type join pg_namespace on pg_namespace.oid = typnamespace where pg_type.oid = type
@@ -74,6 +74,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set jit 
 declare
   watched freshet.tables;
   postponed int[] := '{}';
+  started_at timestamptz := clock_timestamp();
   seen record;
 begin
   -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time.
@@ -100,6 +101,8 @@ begin
   loop
     watched := seen.watched;
     table_name := watched.name;
+    -- One change of a type may be one of thousands of tables: the next look goes on, before the server loses patience with this one.
+    exit when clock_timestamp() > started_at + interval '20 seconds';
     outcome := freshet.mend(watched, seen.fingerprint, coalesce(seen.fault, freshet.shape_fault(watched)), seen.fault is not null);
     if outcome is not null then
       return next;

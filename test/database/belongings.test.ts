@@ -91,7 +91,7 @@ const FUNCTIONS: readonly (readonly [name: string, who: 'owner' | 'whom it is gr
   ['strangers(regclass[])', 'anybody, with their own rights'],
   ['table_fault(freshet.tables)', 'anybody, with their own rights'],
   ['trust(regrole)', 'owner', `trust('STRANGER')`],
-  ['trust_faults(regclass[])', 'anybody, with their own rights'],
+  ['trust_faults(regclass[])', 'anybody: it tells nothing'],
   ['truth(freshet.tables,text)', 'anybody, with their own rights'],
   ['type_shape(oid)', 'anybody, with their own rights'],
   ['uninstall()', 'owner', `uninstall()`],

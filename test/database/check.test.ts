@@ -110,7 +110,7 @@ describe.skipIf(!hasPostgres)('check', () => {
     await trapped.query(`create schema freshet authorization ${name}; create view freshet.migrations as select 1 as id; create table freshet.settings (name text); alter table freshet.settings owner to ${name}`)
     cleanups.push(async () => { await trapped.query(`drop schema freshet cascade; reassign owned by ${name} to current_user; drop owned by ${name}`) })
     expect(await complaints(empty.url)).toContain(`problem  the schema freshet belongs to role ${name}, and what it holds would run with the rights of role postgres\n         cure: run Freshet as role ${name}`)
-    expect(await complaints(trapped.url)).toContain(`a schema called freshet is there, and it is not Freshet's`)
+    expect(await complaints(trapped.url)).toContain(`the schema freshet belongs to role ${name}`)
     await trapped.query('drop view freshet.migrations; create table freshet.migrations (id int, name text, checksum text)')
     expect(await complaints(trapped.url)).toContain(`the schema freshet belongs to role ${name}`)
     await expect(grantScript(trapped.pool, name)).rejects.toThrow(`the schema freshet belongs to role ${name}`)
