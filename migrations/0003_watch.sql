@@ -678,6 +678,6 @@ $$;
 
 -- `grant usage on schema freshet` and `grant execute on function freshet.watch, freshet.unwatch` let a table owner who does not own
 -- this schema watch their tables. The other functions either run with the caller's rights or ask for the owner themselves.
--- It is for roles that are trusted: rendering a row calls the cast to json that the owner of a type may have defined, as this schema's owner.
+-- It is for roles that are trusted. (Rendering a row calls nothing that the owner of a type may have defined.)
 revoke execute on function freshet.watch(regclass, text, text[], text[], boolean), freshet.unwatch(text),
   freshet.configure(text, text), freshet.uninstall(), freshet.detect_drift() from public;

@@ -39,7 +39,7 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('keys, the clock %s', (clock) => {
     for (const [index, [type, values, again]] of TYPES.entries()) {
       const t = `public.keyed_${index}`
       await database.query(`create table ${t} (k ${type} primary key, v int); select freshet.watch('${t}'); insert into ${t} values ${values.map((value) => `(${value}, 1)`).join(', ')}`)
-      const last = `k::${type} = ${values.at(-1) ?? ''}::${type}`
+      const last = `k::${type.replace('tint', 'color')} = ${values.at(-1) ?? ''}::${type.replace('tint', 'color')}`
       // Written differently, as an update, in a transaction that wrote it before, and as a row that goes and comes.
       await database.query(`update ${t} set k = ${again}, v = 2 where ${last}`)
       await database.query(`begin; update ${t} set v = 3 where ${last}; update ${t} set k = ${values.at(-1) ?? ''}, v = 4 where ${last}; commit`)
