@@ -108,6 +108,13 @@ describe.skipIf(!hasPostgres)('the place in the log', () => {
     expect(fromLines(later?.lines ?? null).map(({ tableId, newRow }) => [tableId, newRow])).toEqual([[one, 'late'], [two, 'late']])
   })
 
+  it('may be forgotten, also where a publication has all tables', async () => {
+    const database = await createDatabase()
+    await database.query(`create table public.t (id int primary key); select freshet.watch('public.t'); create publication everything for all tables; insert into public.t values (1)`)
+    for (const table of ['changes_0', 'changes_1', 'versions', 'touched']) await database.query(`delete from freshet.${table}`)
+    expect(await linesOf(database, 'public.t')).toEqual([])
+  })
+
   it('tells lines of an unknown kind from those of a row and from a reset', async () => {
     const database = await createDatabase()
     await database.query(`create table public.t (id int primary key); select freshet.watch('public.t')`)
