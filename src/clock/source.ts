@@ -5,7 +5,6 @@
  * On a standby as on a primary: what a snapshot sees is told by the log's rows, since there pg_current_snapshot() names no open transaction.
  */
 import { setTimeout as delay } from 'node:timers/promises'
-import { LRUCache } from 'lru-cache'
 import { RangeLost } from '../contract/change.ts'
 import type { Catalog, ChangeRange, ChangeSource, ChannelDefinition, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
@@ -65,7 +64,7 @@ export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
   readonly #options: Required<SourceOptions>
   /** By channel and filters, what their readers are told meanwhile. */
-  readonly #parked = new LRUCache<string, ApiError>({ max: 1_000, ttl: PARKED_MS })
+  readonly #parked = new Map<string, ApiError>()
   #readings = 0
   readonly #waiting: (() => void)[] = []
 
@@ -222,7 +221,9 @@ export class DatabaseSource implements ChangeSource {
     } catch (error) {
       if (!(error instanceof RowTooLarge) && !isBeyondPostgres(error)) throw error
       const parked = parkedFor(window.channel, this.#options.maxRowBytes, error)
-      this.#parked.set(parkingKey(window), parked)
+      const key = parkingKey(window)
+      this.#parked.set(key, parked)
+      setTimeout(() => this.#parked.delete(key), PARKED_MS).unref()
       this.#options.onParked(window.channel.name, parked.message)
       throw parked
     }
