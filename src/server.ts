@@ -88,7 +88,8 @@ export async function startServer(options: ServerOptions): Promise<FreshetServer
   }
 
   const meter = config.pollBudget > 0 ? null : startMeter(advisor)
-  const hub = new Hub({ source: new DatabaseSource(pool), ringBytes: config.ringBytes, cacheBytes: config.cacheBytes, onTouched: (channel) => advisor.observe(channel), onError })
+  const source = new DatabaseSource(pool, { onParked: (channel, reason) => log.warn({ channel, reason }, 'a channel is parked') })
+  const hub = new Hub({ source, ringBytes: config.ringBytes, cacheBytes: config.cacheBytes, onTouched: (channel) => advisor.observe(channel), onError })
   const tally = new Tally(Date.now())
   const feeding = startFeeding(options, pool, hub, ({ mintedAtMs }) => {
     metrics.version()

@@ -212,17 +212,19 @@ const RUN_BYTES = 65_536
 /** What each change counts for at least: less than a thousand make a run, as they may make a part. */
 const CHANGE_BYTES = 66
 
-/** The changes of `folded` in runs, each a text, in the order of the last states. */
-const inRuns = (folded: string, change: string, separator: string): string => `
-select string_agg(${change}, ${separator} order by ${ORDER}) as changes from (
-  select *, sum(${CHANGE_BYTES} + octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by ${ORDER} rows unbounded preceding) / ${RUN_BYTES} as run
+/** The changes of `folded` in runs, each a text, in the order of the last states; null: one of them is larger than $5 bytes. */
+const inRuns = (folded: string, change: string, separator: string, bytes = 'coalesce(octet_length(new_row), 0)'): string => `
+select case when bool_and(is_fit) then string_agg(${change}, ${separator} order by ${ORDER}) filter (where is_fit) end as changes from (
+  select *, ${bytes} <= $5::bigint as is_fit,
+    sum(${CHANGE_BYTES} + octet_length(key) + coalesce(octet_length(new_row), 0)) over (order by ${ORDER} rows unbounded preceding) / ${RUN_BYTES} as run
   from (${folded}) folded
 ) in_runs group by run order by run`
 
 const IN_FIELDS = `key || ${BETWEEN_FIELDS} || coalesce(new_row, '')`
 
 /** The changes of table $4, folded. */
-export const FOLDED_CHANGES = inRuns(folded(`table_id = $4::int and kind = 'c'`), `${IN_FIELDS} || coalesce(${BETWEEN_FIELDS} || array_to_string(old_filters, ${BETWEEN_FIELDS}), '')`, BETWEEN_CHANGES)
+export const FOLDED_CHANGES = inRuns(folded(`table_id = $4::int and kind = 'c'`), `${IN_FIELDS} || coalesce(${BETWEEN_FIELDS} || array_to_string(old_filters, ${BETWEEN_FIELDS}), '')`, BETWEEN_CHANGES,
+  'coalesce(octet_length(new_row), 0) + coalesce(pg_column_size(old_filters), 0)')
 
 /**
  * Without the old filter values, sorting all changes takes two thirds of the time of grouping and joining, up to a million of them; beyond,

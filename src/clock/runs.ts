@@ -19,7 +19,7 @@ const SPARE_CONNECTIONS = 3
 
 /**
  * Null where the rows must be read one by one: of some only (there may be an index for them), of a table in parts, with larger pages, or with
- * values outside of the table's own pages, of which one page may name gigabytes. `client` is in the transaction of the state.
+ * values outside of the table's own pages, of which one page may name gigabytes, as it may with columns that are worked out as they are read. `client` is in the transaction of the state.
  */
 export async function openRuns(client: PoolClient, pool: Pool, { channel, filters }: Window): Promise<AsyncIterable<string> | null> {
   if (filters.size > 0 || channel.table.isPartitioned) return null
@@ -28,7 +28,8 @@ export async function openRuns(client: PoolClient, pool: Pool, { channel, filter
   const { rows: [table] } = await client.query<{ pages: string }>(`
     select pg_relation_size(pg_class.oid) / current_setting('block_size')::int as pages from pg_class join pg_am on pg_am.oid = relam
     where pg_class.oid = $1::regclass and amname = 'heap' and current_setting('block_size')::int <= 8192
-      and (reltoastrelid = 0 or pg_relation_size(reltoastrelid) = 0)`, [channel.table.name])
+      and (reltoastrelid = 0 or pg_relation_size(reltoastrelid) = 0)
+      and not exists (select from pg_attribute where attrelid = pg_class.oid and attgenerated = 'v')`, [channel.table.name])
   return table === undefined ? null : readRuns(client, pool, channel, Number(table.pages))
 }
 

@@ -6,13 +6,14 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
-import type { Catalog, ChangeRange, ChangeSource, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
+import type { Catalog, ChangeRange, ChangeSource, ChannelDefinition, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromLines, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS } from './log.ts'
 import { openRuns } from './runs.ts'
+import { isBeyondPostgres, LARGE_ROW_BYTES, leastBytes, MAX_ROW_BYTES, parkedFor, RowTooLarge } from './size.ts'
 import { assertTypes, keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
 /** A batch is at most so many rows, or about BATCH_BYTES. */
@@ -50,13 +51,27 @@ select number, snapshot::text as snapshot from freshet.versions
 where number > $1::bigint and (select bool_and(pg_visible_in_snapshot(id, snapshot)) from unnest($2::xid8[]) id)
 order by number limit 1`
 
+/** How long a window whose rows are too large is not read again. */
+const PARKED_MS = 30_000
+
+export interface SourceOptions {
+  /** A larger row is never read. Default 64 MB, as JSON. */
+  readonly maxRowBytes?: number
+  /** A channel cannot be served because of one. */
+  readonly onParked?: (channel: string, reason: string) => void
+}
+
 export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
+  readonly #options: Required<SourceOptions>
+  /** By channel and filters, what their readers are told meanwhile. */
+  readonly #parked = new Map<string, ApiError>()
   #readings = 0
   readonly #waiting: (() => void)[] = []
 
-  constructor(pool: Pool) {
+  constructor(pool: Pool, options: SourceOptions = {}) {
     this.#pool = pool
+    this.#options = { maxRowBytes: MAX_ROW_BYTES, onParked: () => undefined, ...options }
   }
 
   readCatalog(): Promise<Catalog> {
@@ -79,10 +94,12 @@ export class DatabaseSource implements ChangeSource {
       client = await this.#pool.connect()
       const range = await readRange(client, since, version)
       const { xmax, inProgress } = parseSnapshot(range.since)
-      yield* fetchRuns(client, query, [xmax, inProgress, range.version, tableId])
+      yield* fetchRuns(client, query, [xmax, inProgress, range.version, tableId, this.#options.maxRowBytes])
       // Checked after reading: the log may have turned in between.
       await readRange(client, since, version)
       failed = false
+    } catch (error) {
+      throw isBeyondPostgres(error) ? new RangeLost(TOO_LARGE, { cause: error }) : error
     } finally {
       client?.release(failed)
       this.#leavePlace()
@@ -90,6 +107,10 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading> {
+    for (const window of windows) {
+      const parked = this.#parked.get(parkingKey(window))
+      if (parked !== undefined) throw parked
+    }
     await this.#takePlace()
     let client: PoolClient | undefined
     try {
@@ -151,7 +172,7 @@ export class DatabaseSource implements ChangeSource {
     return {
       version: version.number,
       later,
-      rows: (window) => readRows(client, window),
+      rows: (window) => this.#parking(window, readRows(client, window, this.#options.maxRowBytes)),
       runs: (window) => openRuns(client, this.#pool, window),
       close: async () => {
         try {
@@ -186,6 +207,9 @@ export class DatabaseSource implements ChangeSource {
       const { rows: [row] } = await client.query<{ carried: boolean; lines: string | null }>(LATER_CHANGES, [xmax, inProgress, to, tableIds, without])
       await client.query('rollback')
       return row
+    }).catch((error: unknown) => {
+      if (isBeyondPostgres(error)) return undefined
+      throw error
     })
     // The caller tries again, with a snapshot that sees it.
     if (read?.carried !== true) throw new RangeLost('too much changed while the table was read')
@@ -196,6 +220,21 @@ export class DatabaseSource implements ChangeSource {
       later.get(change.tableId)?.set(change.key, change)
     }
     return later
+  }
+
+  /** A row that is too large parks its window: for a while nobody makes PostgreSQL write it down again. */
+  async *#parking(window: Window, rows: AsyncIterable<readonly StateRow[]>): AsyncIterable<readonly StateRow[]> {
+    try {
+      yield* rows
+    } catch (error) {
+      if (!(error instanceof RowTooLarge) && !isBeyondPostgres(error)) throw error
+      const parked = parkedFor(window.channel, this.#options.maxRowBytes, error)
+      const key = parkingKey(window)
+      this.#parked.set(key, parked)
+      setTimeout(() => this.#parked.delete(key), PARKED_MS).unref()
+      this.#options.onParked(window.channel.name, parked.message)
+      throw parked
+    }
   }
 
   async #takePlace(): Promise<void> {
@@ -243,17 +282,27 @@ async function readRange(client: PoolClient, since: number, version: number): Pr
   return { since: range.since, version: range.version }
 }
 
+/** Its readers start anew, from the table: the row may be smaller by now, or may not concern them. */
+const TOO_LARGE = 'a change in the log is too large to be read'
+
 /** In batches through a cursor: a bulk load is larger than memory. */
 async function* fetchRuns(client: PoolClient, query: string, values: readonly unknown[]): AsyncIterable<string> {
   await client.query(BEGIN_FOLD)
   await client.query(`declare folded no scroll cursor for ${query}`, [...values])
-  const batches = fetchAll<[run: string]>({ first: 1, bytesOf: ([run]) => run.length,
-    fetch: async (count) => (await client.query<[string]>({ text: `fetch ${count} from folded`, rowMode: 'array' })).rows })
-  for await (const runs of batches) for (const [run] of runs) yield run
+  const batches = fetchAll<[run: string | null]>({ first: 1, bytesOf: ([run]) => run?.length ?? 0,
+    fetch: async (count) => (await client.query<[string | null]>({ text: `fetch ${count} from folded`, rowMode: 'array' })).rows })
+  for await (const runs of batches) {
+    for (const [run] of runs) {
+      if (run === null) throw new RangeLost(TOO_LARGE)
+      yield run
+    }
+  }
   await client.query('rollback')
 }
 
-async function* readRows(client: PoolClient, { channel, filters }: Window): AsyncIterable<readonly StateRow[]> {
+type FetchedRow = readonly [key: string, row: string | null, bytes: number, table: string, place: string]
+
+async function* readRows(client: PoolClient, { channel, filters }: Window, maxRowBytes: number): AsyncIterable<readonly StateRow[]> {
   const conditions = [...filters.keys()].map((name, index) => {
     const { comparedAs, isEnum } = channel.table.columns.find((column) => column.name === name) ?? {}
     const [column, value] = [`t.${quoteIdentifier(name)}`, `$${index + 1}::text`]
@@ -265,12 +314,45 @@ async function* readRows(client: PoolClient, { channel, filters }: Window): Asyn
   await assertTypes(client, channel)
   // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
   await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
-  await declare(client, `declare state no scroll cursor for select ${keyOf(channel)}, row_to_json(published.*)::text
-    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}) as published`,
+  await declare(client, `declare state no scroll cursor for
+    select ${keyOf(channel)}, case when octet_length(rendered.row) <= ${LARGE_ROW_BYTES} then rendered.row end,
+      coalesce(octet_length(rendered.row)::bigint, ${leastBytes(channel)})::float8, t.tableoid, t.ctid
+    from ${tableOf(channel)} t cross join lateral (select ${publishedColumns(channel)}) as published
+      cross join lateral (select case when ${leastBytes(channel)} <= ${maxRowBytes} then row_to_json(published.*)::text end as row offset 0) as rendered${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}`,
   [...filters.values()].map((value) => jsonText(value)))
-  yield* fetchAll<StateRow>({ first: FIRST_BATCH_ROWS, bytesOf: ([, row]) => row.length,
-    fetch: async (count) => (await client.query<[string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' }).catch(toRangeLost)).rows })
+  const batches = fetchAll<FetchedRow>({ first: FIRST_BATCH_ROWS, bytesOf: ([, , bytes]) => bytes,
+    fetch: async (count) => (await client.query<[string, string, number, string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' }).catch(toRangeLost)).rows })
+  for await (const batch of batches) yield* handOver(client, channel, batch, maxRowBytes)
   await client.query('close state')
+}
+
+/** A batch as it came; each large row of it is fetched by itself, unless it is too large. */
+async function* handOver(client: PoolClient, channel: ChannelDefinition, batch: readonly FetchedRow[], maxRowBytes: number): AsyncIterable<readonly StateRow[]> {
+  let rows: StateRow[] = []
+  for (const [key, row, bytes, table, place] of batch) {
+    if (row === null) {
+      if (bytes > maxRowBytes) throw new RowTooLarge(`${bytes} bytes`)
+      if (rows.length > 0) yield rows
+      yield [[key, await readRow(client, channel, table, place)]]
+      rows = []
+    } else {
+      rows.push([key, row])
+    }
+  }
+  if (rows.length > 0) yield rows
+}
+
+/** The row at a place, where it stays as long as the snapshot that saw it there. */
+async function readRow(client: PoolClient, channel: ChannelDefinition, table: string, place: string): Promise<string> {
+  const { rows: [found] } = await client.query<{ row: string }>(`select row_to_json(published.*)::text as row
+    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.tableoid = $1::oid and t.ctid = $2::tid) as published`, [table, place])
+  if (found === undefined) throw new RangeLost('a row is not where it was')
+  return found.row
+}
+
+/** By which a window is known as parked. */
+function parkingKey({ channel, filters }: Window): string {
+  return JSON.stringify([channel.name, channel.table.id, channel.columns.map(({ name }) => name), ...filters])
 }
 
 /** All batches of a cursor. */

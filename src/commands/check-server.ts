@@ -124,3 +124,26 @@ export async function checkSettings({ pool }: Subject, wakes: boolean): Promise<
   }
   return findings
 }
+
+interface Publication {
+  readonly name: string
+  readonly is_for_all: boolean
+  /** Somebody has subscribed to a database like this one, by whatever publication. */
+  readonly is_read: boolean
+}
+
+/** Those that publish our tables, or will as soon as there are any. */
+const PUBLICATIONS = `
+select quote_ident(pubname) as name, puballtables as is_for_all,
+  exists (select from pg_replication_slots where plugin = 'pgoutput' and database = current_database()) as is_read
+from pg_publication
+where puballtables or pubname in (select pubname from pg_publication_tables where schemaname = 'freshet')
+order by pubname`
+
+/** A subscriber stops at the first change of a table that it does not have. */
+export async function checkPublications({ pool }: Subject): Promise<readonly Finding[]> {
+  const { rows } = await pool.query<Publication>(PUBLICATIONS)
+  return rows.map(({ name, is_for_all, is_read }) => (is_read ? problem : warning)(
+    `publication ${name} ${is_for_all ? 'is FOR ALL TABLES and ' : ''}publishes Freshet's own tables as well: native subscribers, which have none of them, stop replicating`,
+    `publish by schema or by table (create publication … for tables in schema public, or for table …, then on each subscriber: alter subscription … set publication …) and drop publication ${name}`))
+}

@@ -2,7 +2,7 @@
 import type { Pool } from '../database/pool.ts'
 import { checkPooler } from './check-pooler.ts'
 import { checkCurrent, checkGrants, checkInstallable, readSchema, readWake } from './check-schema.ts'
-import { checkRoom, checkServer, checkSettings } from './check-server.ts'
+import { checkPublications, checkRoom, checkServer, checkSettings } from './check-server.ts'
 import { checkLog, checkTables } from './check-tables.ts'
 import type { Command } from './command.ts'
 import { withDatabase } from './database.ts'
@@ -38,6 +38,7 @@ export async function inspect(subject: Subject): Promise<readonly Finding[]> {
     ...findings,
     ...await attempt('the way to the server', () => checkPooler(subject)),
     ...await attempt('the room for connections', () => checkRoom(subject)),
+    ...await attempt('the publications', () => checkPublications(subject)),
     ...await inspectSchema(subject),
   ]
 }

@@ -50,6 +50,26 @@ async function createRole(database: TestDatabase, attributes = ''): Promise<{ re
 }
 
 describe.skipIf(!hasPostgres)('check', () => {
+  it('Harmless: names a publication of all tables, whose subscribers would stop at ours, before and after they are there', async () => {
+    const database = await createDatabase({ migrated: false })
+    await database.query('create table public.items (id int primary key); create publication everything for all tables; create publication items for table public.items')
+    const said = `warning  publication everything is FOR ALL TABLES and publishes Freshet's own tables as well: native subscribers, which have none of them, stop replicating\n`
+      + '         cure: publish by schema or by table (create publication … for tables in schema public, or for table …, then on each subscriber: alter subscription … set publication …) and drop publication everything'
+    expect(await complaints(database.url)).toContain(said)
+    const slot = `freshet_${Math.random().toString(36).slice(2)}`
+    await database.query(`select pg_create_logical_replication_slot('${slot}', 'pgoutput')`)
+    cleanups.push(() => database.query(`select pg_drop_replication_slot('${slot}')`))
+    expect(await complaints(database.url)).toContain(said.replace('warning', 'problem'))
+    await database.query('drop publication everything')
+    expect(await complaints(database.url)).not.toContain('publication')
+  })
+
+  it('names a publication that has been given a table of ours', async () => {
+    const database = await createDatabase()
+    await database.query('create publication ours for table freshet.versions')
+    expect(await complaints(database.url)).toContain(`publication ours publishes Freshet's own tables as well`)
+  })
+
   it('has nothing to complain of in a database that is as it should be', async () => {
     const database = await quiet(await createDatabase())
     await database.query(`create table public.items (id int primary key); select freshet.watch('public.items')`)

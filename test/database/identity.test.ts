@@ -124,6 +124,19 @@ describe.skipIf(!hasPostgres)('the epoch', () => {
     expect(await linesIn(database)).toContain('{"id":2}')
   })
 
+  it('empties the log also where the host publishes all tables, ours among them', async () => {
+    const { database, tableId } = await served()
+    await database.query('create publication everything for all tables')
+    const open = await database.connect()
+    await open.query('begin; insert into t values (2)')
+    await abandon(database)
+    const node = await startLeader(database)
+    expect(node.errors).toEqual([])
+    expect(await linesIn(database)).toEqual([])
+    await delayOf(node, tableId, () => open.query('commit'))
+    expect(await linesIn(database)).toContain('{"id":2}')
+  })
+
   it('reaches every node, which forgets the numbers of the old one', async () => {
     const { database, epoch } = await served()
     const follower = startNode(database, { neverLeads: true })
