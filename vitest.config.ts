@@ -11,7 +11,7 @@ const sideBySide = { maxWorkers: 2, sequence: { groupOrder: 0 } }
 const oneByOne = { maxWorkers: 1, sequence: { groupOrder: 1 } }
 
 /** What the version of PostgreSQL decides: triggers, catalogs, types, privileges, timelines, logical replication, plans. The rest is ours alone. */
-const DECIDED_BY_VERSION = ['capture', 'drift', 'identity', 'rendering', 'repeatable-read', 'roles', 'source', 'subscriber', 'watch']
+const DECIDED_BY_VERSION = ['capture', 'drift', 'identity', 'rendering', 'repeatable-read', 'roles', 'source', 'subscriber', 'twin', 'watch']
 
 function databaseProject(major: number) {
   return {
