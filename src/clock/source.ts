@@ -44,6 +44,10 @@ select number, snapshot::text as snapshot from freshet.versions
 where number > $1::bigint and (select bool_and(pg_visible_in_snapshot(id, snapshot)) from unnest($2::xid8[]) id)
 order by number limit 1`
 
+const TIMES = new Set(['date', 'time', 'timestamp', 'timestamptz'])
+/** What PostgreSQL reads by its clock: a cursor taken under it today would be continued with the rows of tomorrow. */
+const RELATIVE_TIME = /now|today|tomorrow|yesterday/i
+
 export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
   #readings = 0
@@ -103,6 +107,9 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async castFilter(column: ColumnDefinition, value: string): Promise<string> {
+    if (TIMES.has(column.comparedAs) && RELATIVE_TIME.test(value)) {
+      throw new ApiError('invalid_filter', `The value ${quoted(value)} of filter ${quoted(column.name)} is another one at each moment; give a date or time.`, { parameter: column.name })
+    }
     try {
       const { rows } = await this.#pool.query<{ value: string }>(`select to_json($1::text::${column.comparedAs})::text as value`, [value])
       return rows[0]?.value ?? 'null'
