@@ -45,6 +45,20 @@ delete from parent;
     expect((await play(bare, script(''))).surprises).toEqual([])
     expect((await play(watched, script('-- fails 55006'))).surprises).toEqual([])
   })
+
+  it('a stated limit: what one INSERT or DELETE touches is kept until its end, beyond work_mem in a temporary file', async () => {
+    const script = (ending: string) => parseScript(`
+create table t (id int primary key, v text);
+set work_mem = '64kB';
+set temp_file_limit = '1MB';
+${ending}
+insert into t select i, repeat('x', 100) from generate_series(1, 20000) i;
+update t set v = v || 'y';
+`)
+    const [bare, watched] = [await createBareSide('simple'), await createWatchedSide('simple', WAYS[0])]
+    expect((await play(bare, script(''))).surprises).toEqual([])
+    expect((await play(watched, script('-- fails 53400'))).surprises).toEqual([])
+  })
 })
 
 /** A family of tables: keys that collide, cascades, partitions, a trigger of the host that writes the row again and another table. */
