@@ -44,7 +44,12 @@ begin
     select attname into filter from pg_attribute
     where attrelid = target and attnum > 0 and not attisdropped and attgenerated <> 'v'
       and atttypid in ('int4'::regtype, 'text'::regtype) and attcollation in (0, 100) order by attnum desc limit 1;
-    perform freshet.watch(target, 'channel_' || target::oid, filters => case when filter is null then '{}' else array[filter] end);
+    begin
+      perform freshet.watch(target, 'channel_' || target::oid, filters => case when filter is null then '{}' else array[filter] end);
+    exception when others then
+      -- Refused by name, it is a table like any other.
+      if sqlerrm not like 'cannot watch %' then raise; end if;
+    end;
   end loop;
 end
 $$`
