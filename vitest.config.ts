@@ -11,7 +11,7 @@ const sideBySide = { maxWorkers: 2, sequence: { groupOrder: 0 } }
 const oneByOne = { maxWorkers: 1, sequence: { groupOrder: 1 } }
 
 /** What the version of PostgreSQL decides: triggers, catalogs, types, privileges, timelines, logical replication, plans. The rest is ours alone. */
-const DECIDED_BY_VERSION = ['belongings', 'capture', 'drift', 'drift-values', 'escalation', 'host-code', 'identity', 'keys', 'order', 'rendering', 'repeatable-read', 'roles', 'source', 'standby', 'subscriber', 'triggers', 'trust', 'watch']
+const DECIDED_BY_VERSION = ['belongings', 'capture', 'drift', 'drift-values', 'escalation', 'host-code', 'identity', 'keys', 'order', 'rendering', 'repeatable-read', 'roles', 'source', 'standby', 'subscriber', 'triggers', 'trust', 'twin', 'watch']
 
 function databaseProject(major: number) {
   return {

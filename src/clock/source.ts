@@ -61,6 +61,10 @@ export interface SourceOptions {
   readonly onParked?: (channel: string, reason: string) => void
 }
 
+const TIMES = new Set(['date', 'time', 'timestamp', 'timestamptz'])
+/** What PostgreSQL reads by its clock: a cursor taken under it today would be continued with the rows of tomorrow. */
+const RELATIVE_TIME = /now|today|tomorrow|yesterday/i
+
 export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
   readonly #options: Required<SourceOptions>
@@ -132,6 +136,9 @@ export class DatabaseSource implements ChangeSource {
   async castFilter(column: ColumnDefinition, value: string): Promise<string> {
     const { comparedAs, isEnum } = column
     if (comparedAs === null) throw new ApiError('channel_parked', `Nothing can be compared with column ${quoted(column.name)} any more.`)
+    if (TIMES.has(comparedAs) && RELATIVE_TIME.test(value)) {
+      throw new ApiError('invalid_filter', `The value ${quoted(value)} of filter ${quoted(column.name)} is another one at each moment; give a date or time.`, { parameter: column.name })
+    }
     try {
       const { rows: [found] } = await this.#pool.query<{ value: string }>(isEnum
         // No cast: the host may have defined one.

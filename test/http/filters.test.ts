@@ -130,7 +130,8 @@ describe('values are compared as the type of the column', () => {
   it.each([
     ['big', 'x'], ['big', '1.5'], ['big', '9223372036854775808'], ['big', ''], ['price', 'abc'], ['feeling', 'angry'],
     ['at', 'yesterday-ish'], ['flag', 'maybe'], ['grp', 'a%00b'],
-  ])('%s=%s is not of the type: 400 that names the column', async (column, value) => {
+    ['at', 'now'], ['at', 'Today%2012:00'], ['at', 'tomorrow'], ['at', '%20yesterday%20allballs'],
+  ])('%s=%s is not of the type, or of no lasting value: 400 that names the column', async (column, value) => {
     for (const address of ['changes', 'stream']) {
       const response = await server.get(`/v1/channels/things/${address}?${column}=${value}`)
       expect(response.status).toBe(400)

@@ -1,0 +1,82 @@
+-- Partitioned tables: routing, moves, attach and detach, columns in another order.
+create table p (id int, area text, v text, n int, primary key (id, area)) partition by list (area);
+create table p_north partition of p for values in ('n');
+create table p_south (n int, v text, area text not null, id int not null);
+alter table p attach partition p_south for values in ('s');
+-- fails 23514
+insert into p values (1, 'x', 'nowhere', 0);
+insert into p values (1, 'n', 'a', 1), (2, 's', 'b', 2), (3, 'n', 'c', 3) returning tableoid::regclass, *;
+update p set v = v || '!' returning tableoid::regclass, *;
+update p set area = 's' where id = 1 returning tableoid::regclass, *;
+-- fails 23514
+update p set area = 'x' where id = 1;
+-- fails 23514
+update p_south set area = 'n' where id = 1;
+insert into p_south (id, area, v) values (9, 's', 'straight');
+insert into p values (9, 's', 'again', 5) on conflict (id, area) do update set v = excluded.v, n = p.n + 1 returning *;
+insert into p values (9, 's', 'never', 5) on conflict do nothing;
+create table p_rest partition of p default;
+insert into p values (10, 'w', 'west', 0), (11, 'e', 'east', 0);
+-- fails 23514
+create table p_west partition of p for values in ('w');
+begin;
+alter table p detach partition p_rest;
+create table p_west partition of p for values in ('w');
+with moved as (delete from p_rest where area = 'w' returning *) insert into p select * from moved;
+alter table p attach partition p_rest default;
+commit;
+select tableoid::regclass, * from p order by id;
+create table sub (id int, area text not null, v text, n int, primary key (id, area)) partition by range (id);
+create table sub_low partition of sub for values from (0) to (1000);
+insert into sub values (100, 'q', 'sub', 1);
+alter table p attach partition sub for values in ('q');
+insert into p values (101, 'q', 'below', 2);
+update p set area = 'q' where id = 2;
+delete from p where area = 'q' returning tableoid::regclass, id;
+truncate sub_low;
+-- fails 55000
+alter table p detach partition p_south concurrently;
+drop table p_rest;
+alter table p detach partition p_south concurrently;
+drop table p_west;
+alter table p detach partition p_north;
+insert into p_north values (77, 'n', 'alone', 0);
+update p_north set v = 'still alone';
+alter table p attach partition p_north for values in ('n');
+-- fails 42809
+alter table p_north add column extra int;
+alter table p add column extra int default 7;
+update p set extra = extra + 1 where id = 77 returning *;
+alter table p rename column v to label;
+insert into p (id, area, label) values (78, 'n', 'renamed') returning *;
+alter table p drop column n;
+insert into p values (79, 'n', 'dropped', 0) returning *;
+create index on p (label);
+create unique index on p (id, label, area);
+insert into p values (80, 'n', 'last', 0);
+drop table p_north;
+truncate p;
+drop table sub;
+drop table p;
+create table h (id bigint primary key, v text) partition by hash (id);
+create table h_0 partition of h for values with (modulus 2, remainder 0);
+create table h_1 partition of h for values with (modulus 2, remainder 1);
+insert into h select i, 'v' || i from generate_series(1, 20) i;
+update h set id = id + 100 where id % 3 = 0;
+delete from h using (values (1), (2)) gone (id) where h.id = gone.id;
+select * from h order by id;
+create table grown (id int primary key, v text);
+insert into grown values (1, 'a'), (2, 'b');
+begin;
+alter table grown rename to grown_old;
+create table grown (id int primary key, v text) partition by range (id);
+alter table grown attach partition grown_old for values from (0) to (1000);
+create table grown_new partition of grown for values from (1000) to (2000);
+commit;
+insert into grown values (3, 'c'), (1003, 'd') returning tableoid::regclass, *;
+update grown set id = id + 999 where id = 3;
+create table other (id int primary key, v text) partition by range (id);
+alter table grown detach partition grown_old;
+alter table other attach partition grown_old for values from (0) to (1000);
+update other set v = 'moved' where id = 1;
+select * from other order by id;

@@ -1,0 +1,47 @@
+-- Prepared statements, through generic plans and changes of the table; and what EXPLAIN says.
+create table t (id int primary key, v text, n int);
+prepare put (int, text) as insert into t (id, v) values ($1, $2) on conflict (id) do update set v = excluded.v returning *;
+prepare change (text) as update t set v = $1, n = coalesce(n, 0) + 1;
+prepare take (int) as delete from t where id = $1 returning *;
+execute put (1, 'a');
+execute put (1, 'b');
+execute put (2, 'c');
+execute change ('d');
+execute change ('e');
+execute change ('f');
+execute change ('g');
+execute change ('h');
+execute change ('i');
+execute change ('j');
+execute take (1);
+execute take (1);
+set plan_cache_mode = 'force_generic_plan';
+execute put (3, 'generic');
+execute change ('generic');
+show plan_cache_mode;
+alter table t add column w int default 1;
+execute change ('k');
+-- fails 0A000
+execute put (4, 'l');
+alter table t drop column w;
+execute put (4, 'l');
+reset plan_cache_mode;
+show enable_seqscan;
+show jit;
+explain (costs off) update t set v = 'x' where id = 1;
+explain (costs off) insert into t values (1, 'a') on conflict do nothing;
+explain (costs off) delete from t using t t2 where t.id = t2.n;
+-- fails 26000
+execute nothing;
+deallocate put;
+select name, statement, calls_generic from (select name, statement, generic_plans as calls_generic from pg_prepared_statements) s order by name;
+deallocate all;
+prepare bulk as insert into t select i, 'bulk ' || i, i from generate_series(100, 1299) i;
+execute bulk;
+prepare shrink as delete from t where id >= 100;
+execute shrink;
+select count(*) from t;
+discard plans;
+execute shrink;
+discard all;
+insert into t values (50, 'after');

@@ -1,0 +1,48 @@
+-- Transactions that are prepared, and end elsewhere.
+create table t (id int primary key, v text);
+create table p (id int primary key, v text) partition by range (id);
+create table p_1 partition of p for values from (0) to (10);
+create table p_2 partition of p for values from (10) to (20);
+begin;
+insert into t values (1, 'a');
+insert into p values (1, 'a'), (11, 'b');
+prepare transaction 'twin_1';
+select count(*) from t;
+b: commit prepared 'twin_1';
+select * from t, p order by 1, 3;
+begin;
+update t set v = 'b';
+update p set id = id + 8 where id < 10;
+truncate p_2;
+alter table p detach partition p_1;
+rollback;
+begin;
+update t set v = 'c';
+delete from p where id = 11;
+savepoint s;
+insert into p values (2, 'undone');
+rollback to s;
+insert into p values (3, 'kept');
+prepare transaction 'twin_2';
+rollback prepared 'twin_2';
+begin;
+truncate t;
+insert into t values (2, 'after');
+prepare transaction 'twin_3';
+b waits: insert into t values (3, 'waiting');
+commit prepared 'twin_3';
+b resumes
+begin;
+create table made (id int primary key);
+alter table t add column n int default 0;
+insert into t values (4, 'd', 1);
+prepare transaction 'twin_4';
+commit prepared 'twin_4';
+insert into made values (1);
+begin isolation level serializable;
+update t set n = (select max(n) + 1 from t);
+prepare transaction 'twin_5';
+commit prepared 'twin_5';
+-- fails 42704
+commit prepared 'twin_5';
+select * from t order by id;
