@@ -11,14 +11,17 @@ import { ApiError, quoted } from '../errors.ts'
 import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromLines, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS } from './log.ts'
+import { Places } from './places.ts'
 import { openRuns } from './runs.ts'
 import { keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
 
 /** A batch is at most so many rows, or about BATCH_BYTES. */
 const BATCH_ROWS = 1_000
 const FIRST_BATCH_ROWS = 50
-/** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
-const MAX_READINGS = 4
+/** Large readings at once, at least: each holds a connection, and a state a snapshot. The others wait their turn. */
+const LEAST_READINGS = 4
+/** Of a larger pool, so many connections are left to small questions. */
+const SPARE_CONNECTIONS = 4
 
 /** So often, each time for so long, less than PostgreSQL waits before it looks for deadlocks: it must never be the host that is ended. */
 const LOCK_TRIES = 6
@@ -46,11 +49,11 @@ order by number limit 1`
 
 export class DatabaseSource implements ChangeSource {
   readonly #pool: Pool
-  #readings = 0
-  readonly #waiting: (() => void)[] = []
+  readonly #places: Places
 
   constructor(pool: Pool) {
     this.#pool = pool
+    this.#places = new Places(Math.max(LEAST_READINGS, pool.options.max - SPARE_CONNECTIONS))
   }
 
   readCatalog(): Promise<Catalog> {
@@ -66,7 +69,7 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async *#readFolded(query: string, { since, version, tableId }: Omit<ChangeRange, 'isFiltered'>): AsyncIterable<string> {
-    await this.#takePlace()
+    const leave = await this.#places.take({ tableIds: [tableId], of: 'log' })
     let client: PoolClient | undefined
     let failed = true
     try {
@@ -79,25 +82,25 @@ export class DatabaseSource implements ChangeSource {
       failed = false
     } finally {
       client?.release(failed)
-      this.#leavePlace()
+      leave()
     }
   }
 
   async openState(windows: readonly Window[], versionAfter: (number: number) => Promise<number>): Promise<StateReading> {
-    await this.#takePlace()
+    const leave = await this.#places.take({ tableIds: [...new Set(windows.map(({ channel }) => channel.table.id))], of: 'state' })
     let client: PoolClient | undefined
     try {
       client = await this.#pool.connect()
       for (;;) {
         const state = await this.#readState(client, windows, versionAfter)
-        if (typeof state !== 'number') return state
+        if (typeof state !== 'number') return { ...state, close: () => state.close().finally(leave) }
         // The clock is late: the host's tables are not kept locked until it comes.
         await client.query('rollback')
         await versionAfter(state)
       }
     } catch (error) {
       client?.release(true)
-      this.#leavePlace()
+      leave()
       throw error
     }
   }
@@ -142,8 +145,6 @@ export class DatabaseSource implements ChangeSource {
           client.release()
         } catch {
           client.release(true)
-        } finally {
-          this.#leavePlace()
         }
       },
     }
@@ -178,17 +179,6 @@ export class DatabaseSource implements ChangeSource {
       later.get(change.tableId)?.set(change.key, change)
     }
     return later
-  }
-
-  async #takePlace(): Promise<void> {
-    if (this.#readings >= MAX_READINGS) await new Promise<void>((resolve) => this.#waiting.push(resolve))
-    else this.#readings += 1
-  }
-
-  #leavePlace(): void {
-    const next = this.#waiting.shift()
-    if (next === undefined) this.#readings -= 1
-    else next()
   }
 }
 
