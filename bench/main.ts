@@ -2,6 +2,7 @@
 import { parseArgs } from 'node:util'
 import { Lab } from './lab.ts'
 import { isMet, type CurvePoint, type Line, type Measured, type Scale } from './line.ts'
+import { bulkFilters } from './lines/bulk-filters.ts'
 import { bulkLoad } from './lines/bulk-load.ts'
 import { burst } from './lines/burst.ts'
 import { catchUp } from './lines/catch-up.ts'
@@ -22,7 +23,7 @@ import { printTable } from './table.ts'
 
 const LINES: readonly Line[] = [
   writeTax, latency, latencyUnderLoad, fanOut, burst, idleStreams, connectStorm, pollNothingNew, pollCachedDelta,
-  filters, channels, firstState, catchUp, bulkLoad, wal,
+  filters, channels, firstState, catchUp, bulkLoad, bulkFilters, wal,
 ]
 
 /** What a minute tells of a change that made something much slower, on a machine with other work to do. */

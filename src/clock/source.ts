@@ -6,21 +6,20 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { RangeLost } from '../contract/change.ts'
-import type { Catalog, ChangeRange, ChangeSource, ChannelDefinition, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
+import type { Catalog, ChangeRange, ChangeSource, ColumnDefinition, FoldedChange, LoggedChange, StateReading, StateRow, Window } from '../contract/change.ts'
 import { sqlState, withClient, type Pool, type PoolClient } from '../database/pool.ts'
 import { ApiError, quoted } from '../errors.ts'
-import { ahead, BATCH_BYTES } from './ahead.ts'
 import { readCatalog } from './catalog.ts'
 import { FOLDED_CHANGES, FOLDED_ROWS, FOLDED_RUNS, fromLines, fromRun, LATER_CHANGES, parseSnapshot, RANGE_SNAPSHOTS } from './log.ts'
+import { Places } from './places.ts'
+import { fetchAll, readRows } from './rows.ts'
 import { openRuns } from './runs.ts'
-import { isBeyondPostgres, LARGE_ROW_BYTES, leastBytes, MAX_ROW_BYTES, parkedFor, RowTooLarge } from './size.ts'
-import { assertTypes, keyOf, publishedColumns, quoteIdentifier, tableOf, toRangeLost } from './table.ts'
+import { isBeyondPostgres, MAX_ROW_BYTES, parkedFor, RowTooLarge } from './size.ts'
 
-/** A batch is at most so many rows, or about BATCH_BYTES. */
-const BATCH_ROWS = 1_000
-const FIRST_BATCH_ROWS = 50
-/** Large readings at once: each holds a connection, and a state a snapshot. The others wait their turn, and leave the pool to small questions. */
-const MAX_READINGS = 4
+/** Large readings at once, at least: each holds a connection, and a state a snapshot. The others wait their turn. */
+const LEAST_READINGS = 4
+/** Of a larger pool, so many connections are left to small questions. */
+const SPARE_CONNECTIONS = 4
 
 /** So often, each time for so long, less than PostgreSQL waits before it looks for deadlocks: it must never be the host that is ended. */
 const LOCK_TRIES = 6
@@ -70,12 +69,12 @@ export class DatabaseSource implements ChangeSource {
   readonly #options: Required<SourceOptions>
   /** By channel and filters, what their readers are told meanwhile. */
   readonly #parked = new Map<string, ApiError>()
-  #readings = 0
-  readonly #waiting: (() => void)[] = []
+  readonly #places: Places
 
   constructor(pool: Pool, options: SourceOptions = {}) {
     this.#pool = pool
     this.#options = { maxRowBytes: MAX_ROW_BYTES, onParked: () => undefined, ...options }
+    this.#places = new Places(Math.max(LEAST_READINGS, pool.options.max - SPARE_CONNECTIONS))
   }
 
   readCatalog(): Promise<Catalog> {
@@ -91,7 +90,7 @@ export class DatabaseSource implements ChangeSource {
   }
 
   async *#readFolded(query: string, { since, version, tableId }: Omit<ChangeRange, 'isFiltered'>): AsyncIterable<string> {
-    await this.#takePlace()
+    const leave = await this.#places.take({ tableIds: [tableId], of: 'log' })
     let client: PoolClient | undefined
     let failed = true
     try {
@@ -106,7 +105,7 @@ export class DatabaseSource implements ChangeSource {
       throw isBeyondPostgres(error) ? new RangeLost(TOO_LARGE, { cause: error }) : error
     } finally {
       client?.release(failed)
-      this.#leavePlace()
+      leave()
     }
   }
 
@@ -115,20 +114,20 @@ export class DatabaseSource implements ChangeSource {
       const parked = this.#parked.get(parkingKey(window))
       if (parked !== undefined) throw parked
     }
-    await this.#takePlace()
+    const leave = await this.#places.take({ tableIds: [...new Set(windows.map(({ channel }) => channel.table.id))], of: 'state' })
     let client: PoolClient | undefined
     try {
       client = await this.#pool.connect()
       for (;;) {
         const state = await this.#readState(client, windows, versionAfter)
-        if (typeof state !== 'number') return state
+        if (typeof state !== 'number') return { ...state, close: () => state.close().finally(leave) }
         // The clock is late: the host's tables are not kept locked until it comes.
         await client.query('rollback')
         await versionAfter(state)
       }
     } catch (error) {
       client?.release(true)
-      this.#leavePlace()
+      leave()
       throw error
     }
   }
@@ -187,8 +186,6 @@ export class DatabaseSource implements ChangeSource {
           client.release()
         } catch {
           client.release(true)
-        } finally {
-          this.#leavePlace()
         }
       },
     }
@@ -243,17 +240,6 @@ export class DatabaseSource implements ChangeSource {
       throw parked
     }
   }
-
-  async #takePlace(): Promise<void> {
-    if (this.#readings >= MAX_READINGS) await new Promise<void>((resolve) => this.#waiting.push(resolve))
-    else this.#readings += 1
-  }
-
-  #leavePlace(): void {
-    const next = this.#waiting.shift()
-    if (next === undefined) this.#readings -= 1
-    else next()
-  }
 }
 
 class NoSuchLabel extends Error {
@@ -307,77 +293,7 @@ async function* fetchRuns(client: PoolClient, query: string, values: readonly un
   await client.query('rollback')
 }
 
-type FetchedRow = readonly [key: string, row: string | null, bytes: number, table: string, place: string]
-
-async function* readRows(client: PoolClient, { channel, filters }: Window, maxRowBytes: number): AsyncIterable<readonly StateRow[]> {
-  const conditions = [...filters.keys()].map((name, index) => {
-    const { comparedAs, isEnum } = channel.table.columns.find((column) => column.name === name) ?? {}
-    const [column, value] = [`t.${quoteIdentifier(name)}`, `$${index + 1}::text`]
-    if (comparedAs == null) throw new RangeLost('a filter has another type by now')
-    if (!isEnum) return `${column}::${comparedAs} = ${value}::${comparedAs}`
-    // No cast from text: it would be the host's to define. The label is looked up among those that there are.
-    return `${column}::${comparedAs} = (select label from unnest(enum_range(null::${comparedAs})) label where format('%s', label) = ${value})`
-  })
-  await assertTypes(client, channel)
-  // A cursor cannot take the planner's word for it that few rows are wanted: all of them are.
-  await client.query('set local cursor_tuple_fraction = 1; set local enable_seqscan = on')
-  await declare(client, `declare state no scroll cursor for
-    select ${keyOf(channel)}, case when octet_length(rendered.row) <= ${LARGE_ROW_BYTES} then rendered.row end,
-      coalesce(octet_length(rendered.row)::bigint, ${leastBytes(channel)})::float8, t.tableoid, t.ctid
-    from ${tableOf(channel)} t cross join lateral (select ${publishedColumns(channel)}) as published
-      cross join lateral (select case when ${leastBytes(channel)} <= ${maxRowBytes} then row_to_json(published.*)::text end as row offset 0) as rendered${conditions.length === 0 ? '' : ` where ${conditions.join(' and ')}`}`,
-  [...filters.values()].map((value) => jsonText(value)))
-  const batches = fetchAll<FetchedRow>({ first: FIRST_BATCH_ROWS, bytesOf: ([, , bytes]) => bytes,
-    fetch: async (count) => (await client.query<[string, string, number, string, string]>({ text: `fetch ${count} from state`, rowMode: 'array' }).catch(toRangeLost)).rows })
-  for await (const batch of batches) yield* handOver(client, channel, batch, maxRowBytes)
-  await client.query('close state')
-}
-
-/** A batch as it came; each large row of it is fetched by itself, unless it is too large. */
-async function* handOver(client: PoolClient, channel: ChannelDefinition, batch: readonly FetchedRow[], maxRowBytes: number): AsyncIterable<readonly StateRow[]> {
-  let rows: StateRow[] = []
-  for (const [key, row, bytes, table, place] of batch) {
-    if (row === null) {
-      if (bytes > maxRowBytes) throw new RowTooLarge(`${bytes} bytes`)
-      if (rows.length > 0) yield rows
-      yield [[key, await readRow(client, channel, table, place)]]
-      rows = []
-    } else {
-      rows.push([key, row])
-    }
-  }
-  if (rows.length > 0) yield rows
-}
-
-/** The row at a place, where it stays as long as the snapshot that saw it there. */
-async function readRow(client: PoolClient, channel: ChannelDefinition, table: string, place: string): Promise<string> {
-  const { rows: [found] } = await client.query<{ row: string }>(`select row_to_json(published.*)::text as row
-    from (select ${publishedColumns(channel)} from ${tableOf(channel)} t where t.tableoid = $1::oid and t.ctid = $2::tid) as published`, [table, place])
-  if (found === undefined) throw new RangeLost('a row is not where it was')
-  return found.row
-}
-
 /** By which a window is known as parked. */
 function parkingKey({ channel, filters }: Window): string {
   return JSON.stringify([channel.name, channel.table.id, channel.columns.map(({ name }) => name), ...filters])
-}
-
-/** All batches of a cursor. */
-async function* fetchAll<Row>({ first, fetch, bytesOf }: { first: number; fetch: (count: number) => Promise<readonly Row[]>; bytesOf: (row: Row) => number }): AsyncIterable<readonly Row[]> {
-  const ask = (rows: readonly Row[] | null): Promise<readonly Row[]> | null => {
-    if (rows === null) return fetch(first)
-    if (rows.length === 0) return null
-    const bytesARow = rows.reduce((bytes, row) => bytes + bytesOf(row), 0) / rows.length
-    return fetch(Math.max(1, Math.min(BATCH_ROWS, Math.floor(BATCH_BYTES / bytesARow))))
-  }
-  for await (const rows of ahead(ask)) if (rows.length > 0) yield rows
-}
-
-async function declare(client: PoolClient, cursor: string, values: readonly string[]): Promise<void> {
-  await client.query(cursor, [...values]).catch(toRangeLost)
-}
-
-/** A canonical filter value as the text that its type reads. */
-function jsonText(value: string): string {
-  return value.startsWith('"') ? String(JSON.parse(value)) : value
 }

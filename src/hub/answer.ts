@@ -3,17 +3,16 @@
  * Promise: every answer leads to a state that existed; equal questions share one rendering, also while it is being made.
  */
 import { LRUCache } from 'lru-cache'
-import { RangeLost, type ChangeSource, type LoggedChange, type Window } from '../contract/change.ts'
-import { filterKey, foldChanges, MAX_PART_BYTES, PartBuilder, WindowRenderer } from './fold.ts'
-import { oneLine, splitChanges } from './render.ts'
+import { RangeLost, type ChangeSource, type Window } from '../contract/change.ts'
+import { filterKey, WindowRenderer } from './fold.ts'
+import { Folds } from './folds.ts'
+import { cutRun, renderBatches, renderChanges, renderState, type Part } from './parts.ts'
+import { oneLine } from './render.ts'
 import type { Ring } from './ring.ts'
+import { Splits } from './splits.ts'
 import { Spool } from './spool.ts'
 
-/** A run of rendered changes of one channel: the inside of a `changes` array. */
-export interface Part {
-  readonly channel: string
-  readonly changes: Buffer
-}
+export type { Part } from './parts.ts'
 
 export interface Delta {
   /** Null on a reset: everything before is to be forgotten. */
@@ -37,6 +36,8 @@ export async function discard({ parts }: Delta): Promise<void> {
 
 /** Above this an answer is sent while it is being made. */
 const MAX_COLLECTED_BYTES = 1024 * 1024
+/** The same where there may be hundreds of others at the same time, one for each filter. */
+const MAX_COLLECTED_OF_MANY_BYTES = 256 * 1024
 
 /** What all who ask the same share. */
 interface Rendering {
@@ -52,6 +53,8 @@ interface Sharing {
   /** Under which name a small rendering is kept. Default: the key. */
   readonly keyOf?: (delta: Opened) => string
   readonly atLeast?: number
+  /** How large an answer is collected before it is sent. */
+  readonly maxCollectedBytes?: number
 }
 
 export interface AnswererOptions {
@@ -64,10 +67,24 @@ export interface Question {
   readonly windows: readonly Window[]
   readonly since: number
   readonly version: number
+  /** A later version than `since`, where it is known that nothing between them concerns the windows. */
+  readonly quietUntil?: number
 }
+
+/** Windows that nothing concerned for a while. */
+interface Quiet {
+  readonly since: number
+  readonly until: number
+}
+
+/** Of so many it is remembered. */
+const MAX_QUIET = 20_000
 
 export class Answerer {
   readonly #source: ChangeSource
+  readonly #splits: Splits
+  readonly #folds = new Folds()
+  readonly #quiet = new LRUCache<string, Quiet>({ max: MAX_QUIET })
   readonly #versionAfter: (number: number) => Promise<number>
   readonly #rendered: LRUCache<string, readonly Part[]>
   readonly #flights = new Map<string, Promise<Rendering>>()
@@ -75,6 +92,7 @@ export class Answerer {
 
   constructor({ source, cacheBytes, versionAfter }: AnswererOptions) {
     this.#source = source
+    this.#splits = new Splits(source)
     this.#versionAfter = versionAfter
     this.#rendered = new LRUCache({ maxSize: cacheBytes, sizeCalculation: sizeOfParts })
   }
@@ -88,18 +106,21 @@ export class Answerer {
     this.#clearings += 1
     this.#rendered.clear()
     this.#flights.clear()
+    this.#splits.clear()
+    this.#folds.clear()
+    this.#quiet.clear()
   }
 
   /** The delta from memory, at once; null when memory does not reach back that far. */
-  deltaFromMemory({ windows, since, version }: Question, ring: Ring): HeldDelta | null {
+  deltaFromMemory({ windows, since, version, quietUntil = since }: Question, ring: Ring): HeldDelta | null {
     const all: (readonly Part[])[] = []
     for (const window of windows) {
       const key = `${windowKey(window)} ${since} ${version}`
       let rendered = this.#rendered.get(key)
       if (rendered === undefined) {
-        const changes = ring.changes(window.channel.table.id, since, version)
+        const changes = this.#folds.changes(window, { since: quietUntil, version }, ring)
         if (changes === null) return null
-        rendered = [...renderChanges(window, [foldChanges(changes)])]
+        rendered = [...renderChanges(window, changes)]
         this.#rendered.set(key, rendered)
       }
       all.push(rendered)
@@ -109,9 +130,17 @@ export class Answerer {
   }
 
   /** The delta from the log. Rejects with RangeLost when the log no longer has it. */
-  deltaFromLog(question: Question): Promise<Delta> {
-    const key = `${question.windows.map(windowKey).join(' ')} ${question.since} ${question.version}`
-    return this.#share(key, () => Promise.resolve({ since: question.since, version: question.version, parts: this.#readLog(question) }))
+  deltaFromLog(question: Question, ring: Ring): Promise<Delta> {
+    const { windows, since, version } = question
+    const key = `${windows.map(windowKey).join(' ')} ${since} ${version}`
+    const isOneOfMany = windows.some(({ filters }) => filters.size > 0)
+    return this.#share(key, () => Promise.resolve({ since, version, parts: this.#readLog(question, ring) }),
+      { maxCollectedBytes: isOneOfMany ? MAX_COLLECTED_OF_MANY_BYTES : MAX_COLLECTED_BYTES })
+  }
+
+  /** To be known later: no version above `since`, up to `until`, concerns the windows. */
+  noteQuiet(windows: readonly Window[], quiet: Quiet): void {
+    for (const window of windows) if (window.filters.size > 0) this.#quiet.set(windowKey(window), quiet)
   }
 
   /**
@@ -139,19 +168,21 @@ export class Answerer {
   }
 
   /** One reading for all who ask the same at the same time. What turns out small is kept, what is large is shared while it is written. */
-  async #share(key: string, open: () => Promise<Opened>, { keyOf = () => key, atLeast = 0 }: Sharing = {}): Promise<Delta> {
+  async #share(key: string, open: () => Promise<Opened>, { keyOf = () => key, atLeast = 0, maxCollectedBytes = MAX_COLLECTED_BYTES }: Sharing): Promise<Delta> {
     for (let kept = this.#flights.get(key), last; kept !== undefined && kept !== last; last = kept, kept = this.#flights.get(key)) {
       const delta = handOut(await kept)
       if (delta !== null && delta.version >= atLeast) return delta
       // One that was begun too early for this reader (the client's next state must not be older than what it has): somebody else may have begun another.
       if (delta !== null) await discard(delta)
     }
-    return this.#begin(key, open, keyOf)
+    return this.#begin(key, async () => {
+      const opened = await open()
+      return { opened, content: await collect(opened.parts, maxCollectedBytes) }
+    }, keyOf)
   }
 
-  async #begin(key: string, open: () => Promise<Opened>, keyOf: (delta: Opened) => string): Promise<Delta> {
-    const flight = open().then(async (opened): Promise<Rendering> => {
-      const content = await collect(opened.parts)
+  async #begin(key: string, read: () => Promise<{ readonly opened: Opened; readonly content: Rendering['content'] }>, keyOf: (delta: Opened) => string): Promise<Delta> {
+    const flight = read().then(({ opened, content }): Rendering => {
       // Kept under its name, unless another has been begun meanwhile.
       const keep = (parts: readonly Part[] | null): void => {
         if (parts !== null && this.#flights.get(key) === flight) this.#rendered.set(keyOf(opened), parts)
@@ -181,99 +212,32 @@ export class Answerer {
     }
   }
 
-  async *#readLog({ windows, since, version }: Question): AsyncGenerator<Part> {
+  async *#readLog({ windows, since, version }: Question, ring: Ring): AsyncGenerator<Part> {
     for (const window of windows) {
-      const renderer = new WindowRenderer(window)
-      const builder = new PartBuilder()
-      const channel = window.channel.name
       const range = { since, version, tableId: window.channel.table.id }
-      if (renderer.takesLoggedRuns) {
-        for await (const run of this.#source.readRuns(range)) yield* cut(channel, oneLine(run))
-        continue
+      if (new WindowRenderer(window).takesLoggedRuns) {
+        for await (const run of this.#source.readRuns(range)) yield* cutRun(window.channel.name, oneLine(run))
+      } else if (window.filters.size === 0) {
+        yield* renderBatches(window, this.#source.readChanges({ ...range, isFiltered: false }))
+      } else {
+        yield* renderBatches(window, this.#splits.read(window, { ...range, since: this.#startOf(window, since, ring) }))
       }
-      for await (const changes of this.#source.readChanges({ ...range, isFiltered: window.filters.size > 0 })) {
-        for (const change of changes) {
-          const text = renderer.change(change)
-          const finished = text === null ? null : builder.add(text)
-          if (finished !== null) yield { channel, changes: finished }
-        }
-      }
-      if (!builder.isEmpty) yield { channel, changes: builder.take() }
     }
+  }
+
+  /**
+   * Where a range may begin as well, for one window: all who wait for the same version are to read the same, also those whom nothing has
+   * concerned for long, and whose cursors are of many ages.
+   */
+  #startOf(window: Window, since: number, ring: Ring): number {
+    const quiet = this.#quiet.get(windowKey(window))
+    const isQuiet = quiet !== undefined && quiet.since <= since && since < quiet.until
+    return ring.startOf(window.channel.table.id, isQuiet ? quiet.until : since)
   }
 }
 
 export function windowKey({ channel, filters }: Window): string {
   return `${channel.name}${filterKey(filters)}`
-}
-
-function *renderChanges(window: Window, batches: Iterable<readonly LoggedChange[]>): Generator<Part> {
-  const renderer = new WindowRenderer(window)
-  const builder = new PartBuilder()
-  const channel = window.channel.name
-  for (const changes of batches) {
-    for (const change of changes) {
-      const text = renderer.change(change)
-      const finished = text === null ? null : builder.add(text)
-      if (finished !== null) yield { channel, changes: finished }
-    }
-  }
-  if (!builder.isEmpty) yield { channel, changes: builder.take() }
-}
-
-/** The rows of each window, but for keys that changed between the rows and the version: those as they are then. */
-async function *renderState(windows: readonly Window[], reading: Awaited<ReturnType<ChangeSource['openState']>>): AsyncGenerator<Part> {
-  try {
-    for (const window of windows) {
-      const renderer = new WindowRenderer(window)
-      const builder = new PartBuilder()
-      const channel = window.channel.name
-      const later = [...reading.later.get(window.channel.table.id)?.values() ?? []]
-      const runs = later.length === 0 && renderer.takesRuns ? await reading.runs(window) : null
-      if (runs !== null) {
-        let isEmpty = true
-        for await (const run of runs) {
-          isEmpty = false
-          yield* cut(channel, oneLine(run))
-        }
-        if (isEmpty) yield { channel, changes: builder.take() }
-        continue
-      }
-      const outdated = new Set(later.map(({ key }) => renderer.key(key ?? '{}')))
-      for await (const rows of reading.rows(window)) {
-        for (const row of rows) {
-          const { text, key } = renderer.row(row)
-          const finished = outdated.has(key) ? null : builder.add(text)
-          if (finished !== null) yield { channel, changes: finished }
-        }
-      }
-      for (const change of later) {
-        // A key that is gone was left out above: a reset has nothing to delete.
-        const text = change.newRow === null ? null : renderer.change(change)
-        const finished = text === null || text.startsWith('{"op":"delete"') ? null : builder.add(text)
-        if (finished !== null) yield { channel, changes: finished }
-      }
-      // Also when it is empty: an empty table is a state.
-      yield { channel, changes: builder.take() }
-    }
-  } finally {
-    await reading.close()
-  }
-}
-
-/** A run of changes as one part, or as several if it is too large for one. */
-function *cut(channel: string, run: string): Generator<Part> {
-  const changes = Buffer.from(run)
-  if (changes.length <= MAX_PART_BYTES) {
-    yield { channel, changes }
-    return
-  }
-  const builder = new PartBuilder()
-  for (const change of splitChanges(run)) {
-    const finished = builder.add(change)
-    if (finished !== null) yield { channel, changes: finished }
-  }
-  yield { channel, changes: builder.take() }
 }
 
 /** A rendering for one reader; null when it has failed or everybody else has left it. */
@@ -283,7 +247,7 @@ function handOut({ since, version, content }: Rendering): Delta | null {
 }
 
 /** All parts if they are small together; else a spool that they are written to. */
-async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Spool> {
+async function collect(parts: AsyncIterable<Part>, maxBytes: number): Promise<readonly Part[] | Spool> {
   const iterator = parts[Symbol.asyncIterator]()
   const collected: Part[] = []
   let bytes = 0
@@ -292,7 +256,7 @@ async function collect(parts: AsyncIterable<Part>): Promise<readonly Part[] | Sp
     if (next.done === true) return collected
     collected.push(next.value)
     bytes += next.value.changes.length
-    if (bytes <= MAX_COLLECTED_BYTES) continue
+    if (bytes <= maxBytes) continue
     try {
       return await Spool.open(collected, iterator)
     } catch (error) {

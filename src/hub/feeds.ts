@@ -15,9 +15,17 @@ const MOST_REST_MS = 20
 const MOST_EVENTS = 8
 const MOST_BYTES = 4_096
 
+/** No version above `since`, up to `until`, concerns the windows: what says so is that nobody was told. */
+export interface Quiet {
+  readonly since: number
+  readonly until: number
+}
+
 export interface FeedsOptions {
   /** What a feed's followers at `since` must apply to be at the version; null: they must ask. */
-  readonly deltaOf: (windows: readonly Window[], since: number, version: LoggedVersion) => HeldDelta | null
+  readonly deltaOf: (windows: readonly Window[], quiet: Quiet, version: LoggedVersion) => HeldDelta | null
+  /** Followers at `since` who must ask. */
+  readonly onQuiet: (windows: readonly Window[], quiet: Quiet) => void
   readonly onError: (error: Error) => void
   readonly nowMs: () => number
 }
@@ -120,6 +128,7 @@ export class Feeds {
       for (const from of [...feed.groups.keys()]) {
         const deltas = startsAnew ? null : this.#deltasOf(feed.windows, from, versions.filter(({ number }) => number > from))
         if (deltas === null) {
+          this.#noteQuiet(feed, versions)
           this.#overtake(feed)
           break
         }
@@ -135,17 +144,29 @@ export class Feeds {
     this.#dropIfEmpty(feed)
   }
 
-  /** One delta for each version that says something, or one for all if that is too much. Null: they must ask. */
-  #deltasOf(windows: readonly Window[], from: number, versions: readonly LoggedVersion[]): readonly HeldDelta[] | null {
-    return this.#chain(windows, from, versions.length <= MOST_EVENTS && sizeOf(versions) <= MOST_BYTES ? versions : versions.slice(-1))
+  /** All that wait for one large version can then be given the same, from whichever version. */
+  #noteQuiet({ windows, groups }: Feed, versions: readonly LoggedVersion[]): void {
+    for (const since of groups.keys()) {
+      const next = versions.find(({ number }) => number > since)
+      if (next !== undefined) this.#options.onQuiet(windows, { since, until: next.number - 1 })
+    }
   }
 
-  #chain(windows: readonly Window[], from: number, versions: readonly LoggedVersion[]): readonly HeldDelta[] | null {
+  /** One delta for each version that says something, or one for all if that is too much. Null: they must ask. */
+  #deltasOf(windows: readonly Window[], from: number, versions: readonly LoggedVersion[]): readonly HeldDelta[] | null {
+    const [first] = versions
+    if (first === undefined) return []
+    return this.#chain(windows, { since: from, until: first.number - 1 }, versions.length <= MOST_EVENTS && sizeOf(versions) <= MOST_BYTES ? versions : versions.slice(-1))
+  }
+
+  #chain(windows: readonly Window[], from: Quiet, versions: readonly LoggedVersion[]): readonly HeldDelta[] | null {
     const deltas: HeldDelta[] = []
+    let quiet = from
     for (const version of versions) {
-      const delta = this.#options.deltaOf(windows, deltas.at(-1)?.version ?? from, version)
+      const delta = this.#options.deltaOf(windows, quiet, version)
       if (delta === null) return null
       if (delta.parts.length > 0) deltas.push(delta)
+      quiet = { since: delta.parts.length > 0 ? version.number : quiet.since, until: version.number }
     }
     return deltas
   }
@@ -182,9 +203,22 @@ export class Feeds {
   }
 }
 
+/** Counted once, however many feeds a version concerns. */
+const sizes = new WeakMap<LoggedVersion, number>()
+
 /** Roughly what they take as events. */
 function sizeOf(versions: readonly LoggedVersion[]): number {
   let bytes = 0
-  for (const { changes } of versions) for (const { key, newRow } of changes ?? []) bytes += 50 + (key?.length ?? 0) + (newRow?.length ?? 0)
+  for (const version of versions) {
+    const known = sizes.get(version) ?? sizeOfOne(version)
+    sizes.set(version, known)
+    bytes += known
+  }
+  return bytes
+}
+
+function sizeOfOne({ changes }: LoggedVersion): number {
+  let bytes = 0
+  for (const { key, newRow } of changes ?? []) bytes += 50 + (key?.length ?? 0) + (newRow?.length ?? 0)
   return bytes
 }

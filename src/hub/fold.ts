@@ -3,7 +3,7 @@
  * whether they come from memory or, folded there already, from the log: in the order of each key's last change.
  */
 import type { CanonicalFilters, ColumnDefinition, FoldedChange, LoggedChange, StateRow, Window } from '../contract/change.ts'
-import { deletion, dress, pickValues, planRow, planState, upsert, type RowPlan } from './render.ts'
+import { deletion, dress, pickerOf, planRow, planState, upsert, type Picker, type RowPlan } from './render.ts'
 
 /**
  * A part is at most this many changes, or this many bytes (one larger change is a part of its own). The contract would allow a megabyte:
@@ -43,16 +43,17 @@ function union(some: readonly string[], others: readonly string[]): readonly str
 export class WindowRenderer {
   readonly #plan: RowPlan
   readonly #statePlan: RowPlan
-  readonly #filterNames: readonly string[]
+  readonly #pick: Picker
   readonly #wanted: readonly string[]
   readonly #filterColumns: readonly (ColumnDefinition | undefined)[]
 
   constructor({ channel, filters }: Window) {
     this.#plan = planRow(channel)
     this.#statePlan = planState(channel)
-    this.#filterNames = [...filters.keys()]
+    const names = [...filters.keys()]
+    this.#pick = pickerOf(names)
     this.#wanted = [...filters.values()]
-    this.#filterColumns = this.#filterNames.map((name) => channel.table.columns.find((column) => column.name === name))
+    this.#filterColumns = names.map((name) => channel.table.columns.find((column) => column.name === name))
   }
 
   /** Whether rows of a state are as they should be when PostgreSQL has written them. */
@@ -86,7 +87,7 @@ export class WindowRenderer {
 
   #admits(raw: string): boolean {
     if (this.#wanted.length === 0) return true
-    return pickValues(raw, this.#filterNames).every((value, index) =>
+    return this.#pick(raw).every((value, index) =>
       value !== undefined && canonicalValue(value, this.#filterColumns[index]) === this.#wanted[index])
   }
 }

@@ -70,8 +70,9 @@ export class Hub {
       versionAfter: (number) => this.#history.versionAfter(number, this.#options.clockWaitMs),
     })
     this.#feeds = new Feeds({
-      deltaOf: (windows, since, { number }) =>
-        this.#answerer.deltaFromMemory({ windows: this.#history.touchedSince(windows, since), since, version: number }, this.#history.ring),
+      deltaOf: (windows, { since, until }, { number }) => this.#answerer.deltaFromMemory(
+        { windows: this.#history.touchedSince(windows, since), since, version: number, quietUntil: until }, this.#history.ring),
+      onQuiet: (windows, quiet) => { this.#answerer.noteQuiet(windows, quiet) },
       onError: options.onError,
       nowMs: this.#options.nowMs,
     })
@@ -289,7 +290,7 @@ export class Hub {
     const remembered = this.#remembered(windows, since)
     if (remembered !== null) return remembered
     try {
-      return { kind: 'delta', ...await this.#answerer.deltaFromLog(this.#questionOf(windows, since)) }
+      return { kind: 'delta', ...await this.#answerer.deltaFromLog(this.#questionOf(windows, since), this.#history.ring) }
     } catch (error) {
       if (error instanceof RangeLost) return this.#reset(given, cursor)
       throw error

@@ -55,15 +55,34 @@ export function deletion(key: string): string {
   return `{"op":"delete","key":${key}}`
 }
 
-/** The raw JSON values of some columns of a rendered row, in the order asked; undefined where there is none. */
-export function pickValues(raw: string, names: readonly string[]): readonly (string | undefined)[] {
-  const wanted = new Map(names.map((name, index) => [JSON.stringify(name), index]))
-  const values: (string | undefined)[] = names.map(() => undefined)
-  forEachMember(raw, (name, value) => {
-    const index = wanted.get(name)
-    if (index !== undefined) values[index] = value
-  })
-  return values
+/** Finds the raw JSON values of some columns in a rendered row, in the order asked; undefined where there is none. */
+export type Picker = (raw: string) => readonly (string | undefined)[]
+
+export function pickerOf(names: readonly string[]): Picker {
+  const wanted = names.map((name) => JSON.stringify(name))
+  return (raw) => {
+    const values: (string | undefined)[] = wanted.map(() => undefined)
+    let missing = wanted.length
+    for (let at = 1; missing > 0 && raw.charCodeAt(at) === QUOTE;) {
+      const nameEnd = endOfString(raw, at)
+      const valueEnd = endOfValue(raw, nameEnd + 1)
+      const index = indexOfName(wanted, raw, at, nameEnd)
+      if (index >= 0) {
+        values[index] = raw.slice(nameEnd + 1, valueEnd)
+        missing -= 1
+      }
+      at = valueEnd + 1
+    }
+    return values
+  }
+}
+
+function indexOfName(names: readonly string[], raw: string, start: number, end: number): number {
+  for (let index = 0; index < names.length; index += 1) {
+    const name = names[index] ?? ''
+    if (name.length === end - start && raw.startsWith(name, start)) return index
+  }
+  return -1
 }
 
 /** The changes inside a `changes` array, one by one. */
@@ -80,17 +99,6 @@ export function splitChanges(text: string): string[] {
 /** A json column keeps its line breaks, which end a line of an event stream; outside strings they mean nothing. */
 export function oneLine(raw: string): string {
   return raw.includes('\n') || raw.includes('\r') ? raw.replace(/[\r\n]+/g, ' ') : raw
-}
-
-/** Walks the members of one JSON object; names and values as they are written. */
-function forEachMember(text: string, visit: (name: string, value: string) => void): void {
-  let at = 1
-  while (text[at] === '"') {
-    const nameEnd = endOfString(text, at)
-    const valueEnd = endOfValue(text, nameEnd + 1)
-    visit(text.slice(at, nameEnd), text.slice(nameEnd + 1, valueEnd))
-    at = valueEnd + 1
-  }
 }
 
 /** The index after the closing quote of the string that opens at `start`. */

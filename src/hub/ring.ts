@@ -50,6 +50,16 @@ export class Ring {
     return found
   }
 
+  /** The greatest number in whose place `since` may be given: the table had no version from the one to the other, as far as is known here. */
+  startOf(tableId: number, since: number): number {
+    if (since < (this.#gone.get(tableId) ?? 0)) return since
+    for (let index = this.#indexAfter(since); index < this.#held.length; index += 1) {
+      const version = this.#held[index]?.version
+      if (version?.touched.includes(tableId) === true) return version.number - 1
+    }
+    return since
+  }
+
   /** Index of the oldest held version above `number`: nearly always near the end. */
   #indexAfter(number: number): number {
     let low = this.#first

@@ -3,15 +3,19 @@
  */
 import type { LoggedChange, Window } from '../contract/change.ts'
 import type { Feed } from './feed.ts'
-import { canonicalValue } from './fold.ts'
-import { pickValues } from './render.ts'
+import { Shape } from './shape.ts'
+
+/** Feeds through the same columns, by the values that they filter for. */
+interface Route {
+  readonly shape: Shape
+  readonly feeds: Map<string, Set<Feed>>
+}
 
 /** The feeds on one table, found by what a change says. */
 export class TableRoutes {
   /** Feeds with a window that has no filter: concerned by every change. */
   readonly #all = new Set<Feed>()
-  /** By the names of the filter columns, then by the values. */
-  readonly #filtered = new Map<string, { names: readonly string[]; window: Window; feeds: Map<string, Set<Feed>> }>()
+  readonly #filtered = new Map<string, Route>()
 
   get isEmpty(): boolean {
     return this.#all.size === 0 && this.#filtered.size === 0
@@ -22,13 +26,12 @@ export class TableRoutes {
       this.#all.add(feed)
       return
     }
-    const names = [...window.filters.keys()]
-    const shape = JSON.stringify(names)
-    const route = this.#filtered.get(shape) ?? { names, window, feeds: new Map<string, Set<Feed>>() }
-    this.#filtered.set(shape, route)
-    const values = JSON.stringify([...window.filters.values()])
-    const feeds = route.feeds.get(values)
-    if (feeds === undefined) route.feeds.set(values, new Set([feed]))
+    const name = Shape.nameOf(window)
+    const route = this.#filtered.get(name) ?? { shape: new Shape(window), feeds: new Map<string, Set<Feed>>() }
+    this.#filtered.set(name, route)
+    const value = Shape.valueOf(window)
+    const feeds = route.feeds.get(value)
+    if (feeds === undefined) route.feeds.set(value, new Set([feed]))
     else feeds.add(feed)
   }
 
@@ -37,13 +40,13 @@ export class TableRoutes {
       this.#all.delete(feed)
       return
     }
-    const shape = JSON.stringify([...window.filters.keys()])
-    const route = this.#filtered.get(shape)
-    const values = JSON.stringify([...window.filters.values()])
-    const feeds = route?.feeds.get(values)
+    const name = Shape.nameOf(window)
+    const route = this.#filtered.get(name)
+    const value = Shape.valueOf(window)
+    const feeds = route?.feeds.get(value)
     feeds?.delete(feed)
-    if (feeds?.size === 0) route?.feeds.delete(values)
-    if (route?.feeds.size === 0) this.#filtered.delete(shape)
+    if (feeds?.size === 0) route?.feeds.delete(value)
+    if (route?.feeds.size === 0) this.#filtered.delete(name)
   }
 
   /** Every feed on the table. */
@@ -55,13 +58,9 @@ export class TableRoutes {
   /** The feeds that one of the changes may concern: by its new values or by the old ones. */
   concerned(changes: readonly LoggedChange[]): ReadonlySet<Feed> {
     const found = new Set(this.#all)
-    for (const { names, window, feeds } of this.#filtered.values()) {
-      const columns = names.map((name) => window.channel.table.columns.find((column) => column.name === name))
+    for (const { shape, feeds } of this.#filtered.values()) {
       for (const change of changes) {
-        for (const raw of change.newRow === null ? change.oldFilters : [change.newRow, ...change.oldFilters]) {
-          const values = pickValues(raw, names).map((value, index) => canonicalValue(value ?? 'null', columns[index]))
-          for (const feed of feeds.get(JSON.stringify(values)) ?? []) found.add(feed)
-        }
+        for (const value of shape.valuesOf(change)) for (const feed of feeds.get(value) ?? []) found.add(feed)
       }
     }
     return found

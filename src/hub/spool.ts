@@ -3,11 +3,9 @@
  * everybody who asked, each at a speed of their own, also while it is being written. Promise: no reader, however slow, keeps a
  * connection or a snapshot of the database; the file is gone with the last reader, however the process ends.
  */
-import { randomBytes } from 'node:crypto'
-import { open, rm, type FileHandle } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import type { Part } from './answer.ts'
+import type { FileHandle } from 'node:fs/promises'
+import type { Part } from './parts.ts'
+import { openTemporary, writeWhole } from './temporary.ts'
 
 interface Place {
   readonly channel: string
@@ -19,10 +17,13 @@ interface Place {
 
 /** So much of what was written last stays in memory: who keeps up with the database never reads the file. */
 const HELD_BYTES = 8 * 1024 * 1024
+/** And of all spools together; there may be hundreds. */
+const HELD_BY_ALL_BYTES = 32 * 1024 * 1024
 /** It is written in pieces of so much. */
 const WRITE_BYTES = 1024 * 1024
 
 export class Spool {
+  static #heldByAll = 0
   readonly #file: FileHandle
   readonly #places: Place[] = []
   readonly #waiting = new Set<() => void>()
@@ -42,11 +43,7 @@ export class Spool {
 
   /** Begins to write `first` and then `rest`, of which nothing else may read. One holder is counted: call `release` for it. */
   static async open(first: readonly Part[], rest: AsyncIterator<Part>): Promise<Spool> {
-    const path = join(tmpdir(), `freshet-${randomBytes(12).toString('hex')}`)
-    const file = await open(path, 'wx+', 0o600)
-    // Unlinked while open: nothing is left behind by a crash.
-    await rm(path)
-    const spool = new Spool(file)
+    const spool = new Spool(await openTemporary())
     spool.#holders = 1
     void spool.#write(first, rest)
     return spool
@@ -112,13 +109,16 @@ export class Spool {
     const [first] = places
     if (first === undefined) return
     this.#unwritten = []
-    const { bytesWritten } = await this.#file.writev(places.flatMap(({ held }) => held ?? []), first.offset)
-    if (bytesWritten < this.#end - first.offset) throw new Error(`only ${bytesWritten} of ${this.#end - first.offset} bytes could be written to ${tmpdir()}`)
+    Spool.#heldByAll += await writeWhole(this.#file, places.flatMap(({ held }) => held ?? []), first.offset)
     this.#held.push(...places)
-    for (let oldest = this.#held[0]; oldest !== undefined && this.#end - oldest.offset > HELD_BYTES; oldest = this.#held[0]) {
-      oldest.held = null
-      this.#held.shift()
-    }
+    while (this.#end - (this.#held[0]?.offset ?? this.#end) > HELD_BYTES || (Spool.#heldByAll > HELD_BY_ALL_BYTES && this.#held.length > 0)) this.#letGoOfOldest()
+  }
+
+  #letGoOfOldest(): void {
+    const oldest = this.#held.shift()
+    if (oldest === undefined) return
+    oldest.held = null
+    Spool.#heldByAll -= oldest.length
   }
 
   async #read(index: number): Promise<Part | null> {
@@ -149,6 +149,8 @@ export class Spool {
 
   #close(): void {
     this.#life = 'closed'
+    // They stay where they are: `whole` may be asked for yet.
+    for (const { length } of this.#held.splice(0)) Spool.#heldByAll -= length
     this.#file.close().catch(() => undefined)
   }
 }

@@ -186,16 +186,35 @@ describe.skipIf(!hasPostgres)('the source', () => {
   })
 
   it('reads four states at once and lets the others wait their turn, without a deadlock in the smallest pool', async () => {
-    const { name, window } = await watchedTable()
-    await database.query(`update ${name} set v = 1`)
+    const tables = [await watchedTable(), await watchedTable(), await watchedTable()]
+    for (const { name } of tables) await database.query(`update ${name} set v = 1`)
     // Each holds a connection, waits for a version and needs another connection to look for it.
-    const openings = Array.from({ length: 12 }, () => source.openState([window], ticker.versionAfter))
-    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and state = 'idle in transaction' and datname = current_database()`)).length === 4)
-    await database.query(`update ${name} set v = 2`)
+    const openings = tables.flatMap((of) => Array.from({ length: 6 }, () => ({ of, opening: source.openState([of.window], ticker.versionAfter) })))
+    await vi.waitUntil(() => pool.totalCount - pool.idleCount === 4, { timeout: 20_000 })
+    for (const { name } of tables) await database.query(`update ${name} set v = 2`)
     await ticker.tick()
-    const truth = await selected(name)
-    expect(await Promise.all(openings.map(async (opening) => rowsOf(await opening, window)))).toEqual(Array(12).fill(truth))
+    const truth = await selected(tables[0]?.name ?? '')
+    expect(await Promise.all(openings.map(async ({ of, opening }) => rowsOf(await opening, of.window)))).toEqual(Array(18).fill(truth))
     await expect.poll(() => pool.idleCount).toBe(pool.totalCount)
+  })
+
+  it('Independent: answers another channel while readings of one are held up, of its state and of its log', async () => {
+    const [busy, other] = [await watchedTable(), await watchedTable()]
+    await database.query(`insert into ${busy.name} select i, 0 from generate_series(10, 3000) i`)
+    await ticker.tick()
+    const range = { since: ticker.head - 1, version: ticker.head, tableId: busy.window.channel.table.id, isFiltered: true }
+    const logs = Array.from({ length: 10 }, () => source.readChanges(range)[Symbol.asyncIterator]())
+    const asked = logs.map((log) => log.next())
+    const states = Array.from({ length: 10 }, () => source.openState([busy.window], ticker.versionAfter))
+    await asked[0]
+    const reading = await source.openState([other.window], ticker.versionAfter)
+    expect(await rowsOf(reading, other.window)).toEqual(await selected(other.name))
+    const finished = states.map(async (state) => rowsOf(await state, busy.window))
+    for (const [index, log] of logs.entries()) {
+      await asked[index]
+      await log.return?.()
+    }
+    expect((await Promise.all(finished)).map(({ length }) => length)).toEqual(Array(10).fill(2_996))
   })
 
   it('gives its place back when a state cannot be opened, or a reader leaves in the middle', async () => {

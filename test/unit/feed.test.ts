@@ -95,7 +95,8 @@ describe('feeds', () => {
       model: new Model([CHANNEL]),
       feeds: new Feeds({
         nowMs,
-        deltaOf: (_windows, since, { number }) => ({ since, version: number, parts: [{ channel: 't', changes: Buffer.from('{}') }] }),
+        deltaOf: (_windows, { since }, { number }) => ({ since, version: number, parts: [{ channel: 't', changes: Buffer.from('{}') }] }),
+        onQuiet: () => undefined,
         onError: (error) => errors.push(error),
       }),
     }

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import type { ChannelDefinition, ColumnDefinition, Conversion } from '../../src/contract/change.ts'
-import { deletion, dress, pickValues, planRow, planState, splitChanges, upsert } from '../../src/hub/render.ts'
+import { deletion, dress, pickerOf, planRow, planState, splitChanges, upsert } from '../../src/hub/render.ts'
 import { column } from '../support/model.ts'
 
 interface Cell {
@@ -103,7 +103,7 @@ describe('a rendered row', () => {
 
   it('is found by the names of its columns as they are written', () => {
     const raw = `{${pgString('a"b')}:1,${pgString('é')}:"x"}`
-    expect(pickValues(raw, ['é', 'a"b', 'missing'])).toEqual(['"x"', '1', undefined])
+    expect(pickerOf(['é', 'a"b', 'missing'])(raw)).toEqual(['"x"', '1', undefined])
   })
 })
 
