@@ -104,7 +104,7 @@ describe.skipIf(!hasPostgres)('the place in the log', () => {
     await database.query(`${write('FF/1', one, 'early')}; ${write('FF/2', one, 'late')}; ${write('FF/2', two, 'early')}; ${write('FF/3', two, 'late')}`)
     const [after] = await database.query<{ snapshot: string }>('select pg_current_snapshot()::text as snapshot')
     const { xmax, inProgress } = parseSnapshot(before?.snapshot ?? '')
-    const [later] = await database.query<{ lines: string }>(LATER_CHANGES, [xmax, inProgress, after?.snapshot, [one, two]])
+    const [later] = await database.query<{ lines: string }>(LATER_CHANGES, [xmax, inProgress, after?.snapshot, [one, two], []])
     expect(fromLines(later?.lines ?? null).map(({ tableId, newRow }) => [tableId, newRow])).toEqual([[one, 'late'], [two, 'late']])
   })
 
