@@ -7,6 +7,7 @@ import type { Duplex } from 'node:stream'
 import { ApiError } from '../errors.ts'
 import { ANY_ORIGIN, setHeaders, setVary } from './headers.ts'
 import { sendProblem, sendProblemRaw } from './problem.ts'
+import { isStreaming } from './wire.ts'
 
 const MAX_ADDRESS_BYTES = 8_192
 
@@ -35,6 +36,8 @@ export function guarded(app: RequestListener): RequestListener {
 /** Answers what never becomes a request. */
 export function guardConnections(server: Server, app: RequestListener): void {
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    // What a client sends behind its request for a stream is nothing to the stream.
+    if (isStreaming(socket) && error.code !== 'ECONNRESET') return
     // After a first answer, bytes of another would be taken for part of it.
     const isFresh = !('bytesWritten' in socket) || socket.bytesWritten === 0
     if (socket.writable && isFresh && error.code !== 'ECONNRESET') sendProblemRaw(socket, brokenRequest(error.code))

@@ -149,7 +149,9 @@ export class Stream implements Follower {
       const epoch = hub.epoch
       if (!await this.#send(answer, epoch)) return
       this.#cursor = { epoch, number: answer.version }
-      if (!isEmpty(answer)) this.#toldCursor = this.#cursor
+      // Where nothing of it concerns the client, its next delta begins here all the same.
+      if (isEmpty(answer)) this.#wire.write(frameHeartbeat(formatVersion(this.#cursor)))
+      this.#toldCursor = this.#cursor
     }
     await this.#ask(() => {
       // At once: who follows may be overtaken the moment after.
@@ -189,6 +191,7 @@ export class Stream implements Follower {
 
   async #send(delta: Delta, epoch: string): Promise<boolean> {
     const { drainDeadlineMs } = this.#options
+    if (isEmpty(delta)) return this.#wire.isOpen
     if (isHeld(delta)) {
       this.#wire.write(frameDelta(delta.parts, { epoch, since: delta.since, version: delta.version }))
       return this.#wire.isOpen

@@ -11,6 +11,13 @@ import { Outflow } from './outflow.ts'
 /** How long the last bytes may wait for a reader that takes nothing, ms: less than a shutdown has. */
 const LAST_BYTES_MS = 400
 
+const streaming = new WeakSet<object>()
+
+/** Whether a connection has been given to a stream: whatever else comes on it is answered no more. */
+export function isStreaming(connection: object): boolean {
+  return streaming.has(connection)
+}
+
 export class Wire {
   readonly #response: ServerResponse
   readonly #socket: Socket
@@ -27,6 +34,7 @@ export class Wire {
     // However many answers wait on one connection, each wants to know of its end.
     socket.setMaxListeners(0)
     response.on('error', ignore)
+    streaming.add(socket)
     // Nothing more is expected of the client: that it says no more means that it has left.
     socket.once('end', close)
     this.#outflow.whenEmpty(() => {

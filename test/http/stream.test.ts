@@ -88,6 +88,22 @@ describe('a stream', () => {
     reader.close()
   })
 
+  it('that comes back after changes which its filter leaves out stays open, and is told where it is', async () => {
+    const before = await version()
+    const after = await change('update items set n = n + 1 where id = 1')
+    const socket = await openSocket(server.url)
+    let text = ''
+    socket.on('data', (chunk: Buffer) => { text += chunk.toString() })
+    socket.write(`GET /v1/channels/items/stream?grp=g0&since=${before} HTTP/1.1\r\nHost: x\r\n\r\n`)
+    await expect.poll(() => text).toMatch(new RegExp(`id: ?${after}\n`))
+    await change('update items set n = n + 1 where id = 2')
+    // Its next delta begins there, on the same connection.
+    await expect.poll(() => text).toContain(`"since":"${after}"`)
+    expect(text).not.toContain('\r\n0\r\n')
+    expect(text).not.toContain('"reset":true')
+    socket.destroy()
+  })
+
   it('says something at once, even while the state cannot be read', async () => {
     const client = await server.database.connect()
     await client.query('begin; lock table other in access exclusive mode')
