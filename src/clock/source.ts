@@ -24,7 +24,6 @@ const SPARE_CONNECTIONS = 4
 /** So often, each time for so long, less than PostgreSQL waits before it looks for deadlocks: it must never be the host that is ended. */
 const LOCK_TRIES = 6
 const LOCK_TIMEOUT = '500ms'
-/** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. */
 const MAX_LOCKED_MS = 250
 
 /** The log is too young for statistics: without them the planner may compare every change with every other, or sort where hashing does. Left are joins and groups by hash. */
@@ -54,6 +53,8 @@ order by number limit 1`
 const PARKED_MS = 30_000
 
 export interface SourceOptions {
+  /** How long a state that waits for the clock keeps its tables locked: the host may be waiting to alter them. Default 250 ms. */
+  readonly maxLockedMs?: number
   /** A larger row is never read. Default 64 MB, as JSON. */
   readonly maxRowBytes?: number
   /** A channel cannot be served because of one. */
@@ -73,7 +74,7 @@ export class DatabaseSource implements ChangeSource {
 
   constructor(pool: Pool, options: SourceOptions = {}) {
     this.#pool = pool
-    this.#options = { maxRowBytes: MAX_ROW_BYTES, onParked: () => undefined, ...options }
+    this.#options = { maxLockedMs: MAX_LOCKED_MS, maxRowBytes: MAX_ROW_BYTES, onParked: () => undefined, ...options }
     this.#places = new Places(Math.max(LEAST_READINGS, pool.options.max - SPARE_CONNECTIONS))
   }
 
@@ -194,7 +195,7 @@ export class DatabaseSource implements ChangeSource {
   /** The first version that sees all of the transactions, without a snapshot when that is the version given; null: none soon. */
   async #numberedVersion(number: number, transactions: readonly string[], versionAfter: (number: number) => Promise<number>): Promise<{ number: number; snapshot: string | null } | null> {
     if (transactions.length === 0) return { number, snapshot: null }
-    const isLate = delay(MAX_LOCKED_MS, null, { ref: false })
+    const isLate = delay(this.#options.maxLockedMs, null, { ref: false })
     for (let known: number | null = number; known !== null;) {
       const { rows: [first] } = await this.#pool.query<{ number: string; snapshot: string }>(FIRST_SEEING, [number, transactions])
       if (first !== undefined) return { number: Number(first.number), snapshot: first.snapshot }

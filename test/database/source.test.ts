@@ -15,6 +15,8 @@ describe.skipIf(!hasPostgres)('the source', () => {
   let ticker: Ticker
   let pool: Pool
   let source: DatabaseSource
+  /** However late the clock is, it keeps what it has locked. */
+  let patient: DatabaseSource
 
   beforeAll(async () => {
     database = await createDatabase()
@@ -22,6 +24,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     // The smallest pool that may be configured.
     pool = createPool({ url: database.url, max: 6, onError: () => undefined })
     source = new DatabaseSource(pool)
+    patient = new DatabaseSource(pool, { maxLockedMs: 60_000 })
     return () => pool.end()
   })
 
@@ -71,7 +74,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
   async function isWaiting(promise: Promise<unknown>): Promise<boolean> {
     let waits = true
     void promise.then(() => { waits = false }, () => { waits = false })
-    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and state = 'idle in transaction' and datname = current_database()`)).length > 0)
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and state = 'idle in transaction' and datname = current_database()`)).length > 0, { timeout: 20_000 })
     await database.query('select pg_sleep(0.02)')
     return waits
   }
@@ -129,7 +132,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     const altering = await database.connect()
     await altering.query(`begin; alter table ${name} alter column v type int using v + 0`)
     const opening = source.openState([window], ticker.versionAfter)
-    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0, { timeout: 20_000 })
     await altering.query(`insert into ${name} values (6, 6); commit`)
     expect(await isWaiting(opening)).toBe(true)
     await ticker.tick()
@@ -165,7 +168,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     const host = await database.connect()
     await host.query(`begin; lock table ${two.name} in access exclusive mode`)
     const opening = source.openState([one.window, two.window], ticker.versionAfter)
-    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0)
+    await vi.waitUntil(async () => (await database.query(`select from pg_stat_activity where application_name = 'freshet:pool' and wait_event_type = 'Lock' and datname = current_database()`)).length > 0, { timeout: 20_000 })
     await host.query(`lock table ${one.name} in access exclusive mode`)
     await host.query('commit')
     await (await opening).close()
@@ -174,7 +177,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
   it('Loud: refuses a state of a table that has started anew, was dropped, or whose name another one bears by now', async () => {
     const { name, window } = await watchedTable()
     await database.query(`update ${name} set v = 1`)
-    const opening = source.openState([window], ticker.versionAfter)
+    const opening = patient.openState([window], ticker.versionAfter)
     expect(await isWaiting(opening)).toBe(true)
     await database.query(`select freshet.watch($1::regclass, filters => '{v}')`, [name])
     await ticker.tick()
@@ -189,7 +192,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
     const tables = [await watchedTable(), await watchedTable(), await watchedTable()]
     for (const { name } of tables) await database.query(`update ${name} set v = 1`)
     // Each holds a connection, waits for a version and needs another connection to look for it.
-    const openings = tables.flatMap((of) => Array.from({ length: 6 }, () => ({ of, opening: source.openState([of.window], ticker.versionAfter) })))
+    const openings = tables.flatMap((of) => Array.from({ length: 6 }, () => ({ of, opening: patient.openState([of.window], ticker.versionAfter) })))
     await vi.waitUntil(() => pool.totalCount - pool.idleCount === 4, { timeout: 20_000 })
     for (const { name } of tables) await database.query(`update ${name} set v = 2`)
     await ticker.tick()
@@ -328,7 +331,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
   it('refuses a state whose log turned while the table was read', async () => {
     const { name, window } = await watchedTable()
     await database.query(`update ${name} set v = 1`)
-    const opening = source.openState([window], ticker.versionAfter)
+    const opening = patient.openState([window], ticker.versionAfter)
     expect(await isWaiting(opening)).toBe(true)
     await database.query('update freshet.state set floor = $1', [ticker.head + 1])
     await ticker.tick()
@@ -432,7 +435,7 @@ describe.skipIf(!hasPostgres)('the source', () => {
         const altering = await database.connect()
         const reading = await source.openState([window], ticker.versionAfter)
         const altered = altering.query('begin; lock table spread in access exclusive mode; commit')
-        await vi.waitUntil(async () => (await database.query(`select from pg_locks where relation = 'spread'::regclass and not granted`)).length > 0)
+        await vi.waitUntil(async () => (await database.query(`select from pg_locks where relation = 'spread'::regclass and not granted`)).length > 0, { timeout: 20_000 })
         const runs: string[] = []
         for await (const run of await reading.runs(window) ?? []) runs.push(run)
         await reading.close()
