@@ -158,6 +158,36 @@ export const FAULTS: readonly Fault[] = [
     },
   },
   {
+    name: 'partition', how: 'a partition detached and attached again, in one transaction',
+    inject: async (world) => {
+      await persist(() => world.query(`set lock_timeout = '1s'; begin; alter table mirror detach partition mirror_high;
+        alter table mirror attach partition mirror_high for values from (20) to (maxvalue); commit`), 20_000)
+      return 'mirror_high'
+    },
+  },
+  {
+    name: 'owner', how: 'a watched table given to a role that is not trusted for 3 s, and back',
+    inject: async (world, random) => {
+      const table = random.pick(['account', 'pair', 'echo', 'queue', 'bulk'])
+      await persist(() => world.query(`do $$ begin create role stranger; exception when duplicate_object then null; end $$`), 20_000)
+      const give = (role: string): Promise<unknown> => persist(() => world.query(`set lock_timeout = '1s'; alter table ${table} owner to ${role}`), 20_000)
+      await give('stranger')
+      await persist(() => world.query('select freshet.detect_drift()'), 20_000)
+      await delay(3_000)
+      await give('current_user')
+      await persist(() => world.query('select freshet.detect_drift()'), 20_000)
+      return table
+    },
+  },
+  {
+    name: 'lapse', how: 'the clock a day ahead, as after a long sleep: both leases have run out',
+    inject: async (world, random) => {
+      await persist(() => world.query(`select setval('freshet.abandoned_after', 1), setval('freshet.awake_until', 1)`), 20_000)
+      await delay(random.between(0, 2_000))
+      return ''
+    },
+  },
+  {
     name: 'rewatch', how: 'unwatch, then watch',
     inject: async (world, random) => {
       const table = random.pick(['pair', 'mirror', 'echo', 'queue', 'bulk'])
