@@ -230,12 +230,12 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     array['int2', 'int4', 'int8', 'oid', 'bool', 'uuid', 'text', 'varchar', 'date', 'timestamp', 'timestamptz']::regtype[]))
 $$;
 
--- A condition: the key columns of the one are those of the other.
+-- A condition: the key columns of the one are those of the other. As the type under their domain: a domain over an enumeration has no equality of its
+-- own, and in a schema where others may create, somebody may have made one for a domain, which would fit better than that of the key.
 create function freshet.equal_keys(watched freshet.tables, one text, other text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(format('%1$s.%3$I%5$s %4$s %2$s.%3$I%5$s', one, other, name, freshet.key_equality(watched.relation, name),
-    -- A domain over an enumeration has no equality of its own.
-    case when typtype = 'd' and (freshet.base_type(atttypid)).typtype = 'e' then '::' || format_type((freshet.base_type(atttypid)).oid, null) else '' end), ' and ' order by position)
+    case when typtype = 'd' and (freshet.base_type(atttypid)).oid >= 16384 then '::' || format_type((freshet.base_type(atttypid)).oid, null) else '' end), ' and ' order by position)
   from unnest(watched.key_columns) with ordinality as keys (name, position)
   join pg_attribute on attrelid = watched.relation and attname = name join pg_type on pg_type.oid = atttypid
 $$;
