@@ -42,6 +42,7 @@ const FUNCTIONS: readonly (readonly [name: string, who: 'owner' | 'whom it is gr
   ['distrust(regrole)', 'owner', `distrust('STRANGER')`],
   ['drop_triggers(regclass)', 'anybody, with their own rights'],
   ['equal_keys(freshet.tables,text,text)', 'anybody, with their own rights'],
+  ['equality_guard(freshet.tables)', 'anybody, with their own rights'],
   ['fingerprint(regclass)', 'anybody, with their own rights'],
   ['fingerprints(regclass[])', 'anybody, with their own rights'],
   ['forget_channel(text)', 'anybody: it asks who called', `forget_channel('t')`],
