@@ -54,14 +54,20 @@ const lines = (name: string, oldFilters = 'old_filters'): string => `
 /** Whether the rows of a query are few and small enough to be carried along. */
 const CARRIED = `count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried`
 
+/**
+ * Capture found the lease of service run out and wrote nothing, perhaps in the middle of a transaction. Asked behind the snapshot, which sees only
+ * transactions that had said so by then: no part of one is ever numbered.
+ */
+const IS_GIVEN_UP = `coalesce(pg_sequence_last_value('freshet.abandoned_after') <= 1, false)`
+
 /** Numbers $3 and announces what `summary` sums up: `changes`, `touched` and `reset`. */
 const minted = (condition: string): string => `
 insert into freshet.versions (number, snapshot, leapt_from, touched, reset, changes)
-select $3::bigint, pg_current_snapshot(), $5::bigint, coalesce(touched, '{}'), coalesce(reset, '{}'), changes from summary where (changes > 0 or $4::boolean)${condition}
+select $3::bigint, pg_current_snapshot(), $5::bigint, coalesce(touched, '{}'), coalesce(reset, '{}'), changes from summary where (changes > 0 or $4::boolean)${condition} and not ${IS_GIVEN_UP}
 returning number, minted_at, leapt_from, touched, reset, pg_notify('freshet', 'version')`
 
 const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract(epoch from minted.minted_at) * 1000 as minted_at_ms, minted.leapt_from,
-  minted.touched, minted.reset`
+  minted.touched, minted.reset, ${IS_GIVEN_UP} as is_given_up`
 
 /**
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3 and announces it.
@@ -107,6 +113,7 @@ export interface VersionRow {
 interface MintedRow extends VersionRow {
   /** There is too much for one reading, and nothing was numbered. */
   readonly exceeds: boolean
+  readonly is_given_up: boolean
   readonly carried: boolean
   readonly lines: string | null
 }
@@ -119,7 +126,19 @@ export interface Minted {
   readonly version: LoggedVersion | null
 }
 
-/** Numbers what is new since the bounds; with `leaptFrom` there is a version in any case, a leap from that one. Rejects when the database is away. */
+/** Something may not have been captured: what the log has is numbered no more. */
+export class Lapsed extends Error {
+  override readonly name = 'Lapsed'
+
+  constructor() {
+    super('the lease of service had run out, so that something may not have been captured: a new epoch begins')
+  }
+}
+
+/**
+ * Numbers what is new since the bounds; with `leaptFrom` there is a version in any case, a leap from that one. Rejects when the database is away,
+ * and with Lapsed.
+ */
 export async function mint(client: Pick<Connection, 'query'>, { bounds, number, leaptFrom }: {
   readonly bounds: SnapshotBounds; readonly number: number; readonly leaptFrom: number | null
 }): Promise<Minted> {
@@ -127,6 +146,7 @@ export async function mint(client: Pick<Connection, 'query'>, { bounds, number, 
   let { rows: [row] } = await client.query<MintedRow>({ ...MINT, values })
   if (row?.exceeds === true) ({ rows: [row] } = await client.query<MintedRow>({ ...MINT_MANY, values }))
   if (row === undefined) throw new Error('the mint returned no row')
+  if (row.number === null && row.is_given_up) throw new Lapsed()
   return { bounds: parseSnapshot(row.snapshot), version: toVersion(row) }
 }
 
