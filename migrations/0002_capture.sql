@@ -21,9 +21,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- The equality of each column of the primary key. Extension types bring theirs, in schemas of their own.
-create function freshet.key_operators(relation regclass) returns table (column_name name, operator name, namespace oid)
+create function freshet.key_operators(relation regclass) returns table (column_name name, operator name, namespace oid, id oid)
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select attname, operator.oprname, operator.oprnamespace
+  select attname, operator.oprname, operator.oprnamespace, operator.oid
   from pg_index
   cross join lateral unnest(indkey::smallint[], indclass::oid[]) with ordinality as part (attnum, opclass, position)
   join pg_attribute on attrelid = indrelid and pg_attribute.attnum = part.attnum
@@ -230,17 +230,30 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     array['int2', 'int4', 'int8', 'oid', 'bool', 'uuid', 'text', 'varchar', 'date', 'timestamp', 'timestamptz']::regtype[]))
 $$;
 
--- A condition: the key columns of the one are those of the other.
+-- A condition: the key columns of the one are those of the other. As the type under their domain: a domain over an enumeration has no equality of its
+-- own, and in a schema where others may create, somebody may have made one for a domain, which would fit better than that of the key.
 create function freshet.equal_keys(watched freshet.tables, one text, other text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(format('%1$s.%3$I%5$s %4$s %2$s.%3$I%5$s', one, other, name, freshet.key_equality(watched.relation, name),
-    -- A domain over an enumeration has no equality of its own.
-    case when typtype = 'd' and (freshet.base_type(atttypid)).typtype = 'e' then '::' || format_type((freshet.base_type(atttypid)).oid, null) else '' end), ' and ' order by position)
+    case when typtype = 'd' and (freshet.base_type(atttypid)).oid >= 16384 then '::' || format_type((freshet.base_type(atttypid)).oid, null) else '' end), ' and ' order by position)
   from unnest(watched.key_columns) with ordinality as keys (name, position)
   join pg_attribute on attrelid = watched.relation and attname = name join pg_type on pg_type.oid = atttypid
 $$;
 
--- The same, of the row before and after an update: where no index is wanted, an enumeration is compared by the very function. Its owner may define casts
+-- A condition: what equal_keys names is what was meant. Types are renamed, extensions move to other schemas, and an enumeration with a cast that applies
+-- by itself has no operator that fits best: the host's statement would fail, or call what bears the name by now.
+create function freshet.equality_guard(watched freshet.tables) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select 'true' || coalesce(string_agg(
+    case when (base).oid < 16384 then '' else format(' and to_regtype(%L) is not distinct from %s::oid', format_type((base).oid, null), (base).oid) end
+    -- After the types, which must be there for this to be asked before PostgreSQL 16.
+    || case when keys.id < 16384 then '' else format(' and to_regoperator(%L) is not distinct from %s::oid', keys.id::regoperator, keys.id) end
+    || case when (base).typtype <> 'e' then '' else format(' and not exists (select from pg_cast where castsource = %s::oid and castcontext = ''i'')', (base).oid) end, ''), '')
+  from freshet.key_operators(watched.relation) keys join pg_attribute on attrelid = watched.relation and attname = keys.column_name
+  cross join lateral (select freshet.base_type(atttypid) as base offset 0) under
+$$;
+
+-- The same as equal_keys, of the row before and after an update: where no index is wanted, an enumeration is compared by the very function. Its owner may define casts
 -- with which its operator is not the only one that fits.
 create function freshet.keys_stay(watched freshet.tables) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $$

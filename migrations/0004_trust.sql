@@ -133,12 +133,12 @@ create function freshet.if_trusted(watched freshet.tables, lines text) returns t
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select format($trusted$
       if not exists (select from pg_class where oid = any (%L::oid[])
-          and relowner <> all (case when current_setting('transaction_isolation') like 'read%%' then %L::oid[] else %L::oid[] end)) then%s
+          and relowner <> all (case when current_setting('transaction_isolation') like 'read%%' then %L::oid[] else %L::oid[] end)) and %s then%s
       else
         perform freshet.insert_reset(%s, 'drift');
         rings := true;
       end if;
-$trusted$, members, owners, array[(select nspowner from pg_namespace where nspname = 'freshet')], lines, watched.id)
+$trusted$, members, owners, array[(select nspowner from pg_namespace where nspname = 'freshet')], freshet.equality_guard(watched), lines, watched.id)
   from freshet.with_partitions(watched.relation) members
   cross join lateral (select array_agg(distinct relowner) from pg_class where oid = any (members) and freshet.is_trusted(relowner)) as trusted (owners)
 $$;

@@ -21,8 +21,10 @@ language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = o
   where part >= 16384
 $$;
 
--- Everything about the catalog that capture and the channels of a table depend on, in three parts: what is different when any of it changes; and
--- two that a rewrite of the rows (alter column ... type ... using) changes both, while a grant changes only the first and CLUSTER only the second.
+-- Everything about the catalog that capture and the channels of a table depend on, in four parts: what is different when any of it changes; two
+-- that a rewrite of the rows (alter column ... type ... using) changes both, while a grant changes only the first and CLUSTER only the second; and who
+-- wrote all columns at once, if somebody did: of a table that was a partition for a moment, when what was written through its parent fired no
+-- trigger of its own, nothing else tells.
 -- One query for many tables: each type is walked once.
 create function freshet.fingerprints(targets regclass[]) returns table (relation regclass, fingerprint text)
 language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
@@ -51,7 +53,8 @@ language sql stable set search_path = pg_catalog, pg_temp set enable_seqscan = o
         and (select pronamespace from pg_proc where pg_proc.oid = tgfoid) = 'freshet'::regnamespace))),
     (select md5(string_agg(pg_attribute.xmin::text, ',' order by attnum)) from pg_attribute where attrelid = target and attnum > 0),
     (select md5(string_agg(concat_ws(',', member, (select relfilenode from pg_class where oid = member)), ';' order by member))
-      from unnest(freshet.with_partitions(target)) member))
+      from unnest(freshet.with_partitions(target)) member),
+    (select case when min(xmin::text) = max(xmin::text) then min(xmin::text) else '-' end from pg_attribute where attrelid = target and attnum > 0 and not attisdropped))
   from unnest(targets) target cross join value
 $$;
 
@@ -65,6 +68,7 @@ create function freshet.differs(one text, other text) returns boolean
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select split_part(one, ' ', 1) <> split_part(other, ' ', 1)
     or split_part(one, ' ', 2) <> split_part(other, ' ', 2) and split_part(one, ' ', 3) <> split_part(other, ' ', 3)
+    or split_part(other, ' ', 4) not in ('-', split_part(one, ' ', 4))
 $$;
 
 -- Compares the catalog with what each table was watched with. Changed but whole: functions anew and a reset. Not whole: parked.

@@ -13,6 +13,7 @@ import { Clock } from './clock/clock.ts'
 import { readRecentCommits } from './clock/commits.ts'
 import { Follower } from './clock/follower.ts'
 import { Housekeeper } from './clock/housekeeper.ts'
+import { Lapsed } from './clock/log.ts'
 import { DatabaseSource } from './clock/source.ts'
 import type { Config } from './config.ts'
 import type { LoggedVersion } from './contract/change.ts'
@@ -231,7 +232,7 @@ function startFeeding({ config, databaseUrl, log, safetyMs = SAFETY_MS }: Server
     pool, keepMs: config.retentionMs, maxBytes: config.retentionBytes, isLeading: () => clock.isLeading,
     onPolls: (polls) => { clock.polls = polls },
     onDrift: (table, outcome) => log.warn({ table, outcome }, 'the definition of a watched table has changed'),
-    onLapsed: () => clock.resign(new Error('the lease of service had run out, so that something may not have been captured: a new epoch begins')),
+    onLapsed: () => clock.resign(new Lapsed()),
     onTurned: () => { void hub.refresh().catch(() => undefined) },
     onError: (error) => log.warn({ err: error }, 'housekeeping failed and will be tried again'),
   })

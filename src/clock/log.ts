@@ -55,19 +55,19 @@ const lines = (name: string, oldFilters = 'old_filters'): string => `
 const CARRIED = `count(*) <= ${MAX_CARRIED_CHANGES} and ${BYTES} <= ${MAX_CARRIED_BYTES} as carried`
 
 /**
- * Whether the lease of service runs, as capture asks. Asked behind the snapshot: a transaction that was not captured as a whole, because the lease
- * ran out in the middle of it, gave the lease up before it was committed.
+ * Capture found the lease of service run out and wrote nothing, perhaps in the middle of a transaction. Asked behind the snapshot, which sees only
+ * transactions that had said so by then: no part of one is ever numbered.
  */
-const IS_SERVED = `pg_sequence_last_value('freshet.abandoned_after') >= 1000 * date_part('epoch', clock_timestamp()) as is_served`
+const IS_GIVEN_UP = `coalesce(pg_sequence_last_value('freshet.abandoned_after') <= 1, false)`
 
 /** Numbers $3 and announces what `summary` sums up: `changes`, `touched` and `reset`. */
 const minted = (condition: string): string => `
 insert into freshet.versions (number, snapshot, leapt_from, touched, reset, changes)
-select $3::bigint, pg_current_snapshot(), $5::bigint, coalesce(touched, '{}'), coalesce(reset, '{}'), changes from summary where is_served and (changes > 0 or $4::boolean)${condition}
+select $3::bigint, pg_current_snapshot(), $5::bigint, coalesce(touched, '{}'), coalesce(reset, '{}'), changes from summary where (changes > 0 or $4::boolean)${condition} and not ${IS_GIVEN_UP}
 returning number, minted_at, leapt_from, touched, reset, pg_notify('freshet', 'version')`
 
 const VERSION = `pg_current_snapshot()::text as snapshot, minted.number, extract(epoch from minted.minted_at) * 1000 as minted_at_ms, minted.leapt_from,
-  minted.touched, minted.reset`
+  minted.touched, minted.reset, ${IS_GIVEN_UP} as is_given_up`
 
 /**
  * Reads what is new since the bounds ($1, $2) and, if there is anything or $4 forces it (a leap from $5), numbers it $3 and announces it.
@@ -80,11 +80,11 @@ with fresh as materialized (
   select lsn, xid, table_id, kind, key, new_row, old_filters from freshet.changes where ${unseen} limit ${MAX_CARRIED_CHANGES + 1}
 ), summary as materialized (
   select count(*) as changes, ${CARRIED},
-    array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where kind = 'r') as reset, ${IS_SERVED}
+    array_agg(distinct table_id) as touched, array_agg(distinct table_id) filter (where kind = 'r') as reset
   from fresh
 ), minted as (${minted(` and changes <= ${MAX_CARRIED_CHANGES}`)}
 )
-select ${VERSION}, is_served, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried, case when carried then ${lines('fresh')} end as lines
+select ${VERSION}, changes > ${MAX_CARRIED_CHANGES} as exceeds, carried, case when carried then ${lines('fresh')} end as lines
 from summary left join minted on true`,
 }
 
@@ -95,10 +95,10 @@ const MINT_MANY = {
 with tables as (
   select table_id, count(*) as changes, bool_or(kind = 'r') as starts_anew from freshet.changes where ${unseen} group by table_id
 ), summary as materialized (
-  select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset, ${IS_SERVED} from tables
+  select coalesce(sum(changes), 0) as changes, array_agg(table_id) as touched, array_agg(table_id) filter (where starts_anew) as reset from tables
 ), minted as (${minted('')}
 )
-select ${VERSION}, is_served, false as exceeds, false as carried, null as lines from summary left join minted on true`,
+select ${VERSION}, false as exceeds, false as carried, null as lines from summary left join minted on true`,
 }
 
 export interface VersionRow {
@@ -111,9 +111,9 @@ export interface VersionRow {
 }
 
 interface MintedRow extends VersionRow {
-  readonly is_served: boolean
   /** There is too much for one reading, and nothing was numbered. */
   readonly exceeds: boolean
+  readonly is_given_up: boolean
   readonly carried: boolean
   readonly lines: string | null
 }
@@ -126,7 +126,19 @@ export interface Minted {
   readonly version: LoggedVersion | null
 }
 
-/** Numbers what is new since the bounds; with `leaptFrom` there is a version in any case, a leap from that one. Rejects when the database is away, and where only a new epoch is true. */
+/** Something may not have been captured: what the log has is numbered no more. */
+export class Lapsed extends Error {
+  override readonly name = 'Lapsed'
+
+  constructor() {
+    super('the lease of service had run out, so that something may not have been captured: a new epoch begins')
+  }
+}
+
+/**
+ * Numbers what is new since the bounds; with `leaptFrom` there is a version in any case, a leap from that one. Rejects when the database is away,
+ * and with Lapsed.
+ */
 export async function mint(client: Pick<Connection, 'query'>, { bounds, number, leaptFrom }: {
   readonly bounds: SnapshotBounds; readonly number: number; readonly leaptFrom: number | null
 }): Promise<Minted> {
@@ -134,7 +146,7 @@ export async function mint(client: Pick<Connection, 'query'>, { bounds, number, 
   let { rows: [row] } = await client.query<MintedRow>({ ...MINT, values })
   if (row?.exceeds === true) ({ rows: [row] } = await client.query<MintedRow>({ ...MINT_MANY, values }))
   if (row === undefined) throw new Error('the mint returned no row')
-  if (!row.is_served) throw new Error('the lease of service had run out: something may not have been captured, and a new epoch must begin')
+  if (row.number === null && row.is_given_up) throw new Lapsed()
   return { bounds: parseSnapshot(row.snapshot), version: toVersion(row) }
 }
 

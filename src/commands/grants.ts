@@ -20,8 +20,8 @@ const GRANTS: readonly Grant[] = [
   { kind: 'table', name: 'freshet.changes', privileges: ['select'] },
   { kind: 'table', name: 'freshet.state', privileges: ['select', 'update'] },
   // Retention and a new epoch empty these; `delete` where an open writer keeps TRUNCATE from its lock.
-  { kind: 'table', name: 'freshet.changes_0', privileges: ['select', 'delete', 'truncate'] },
-  { kind: 'table', name: 'freshet.changes_1', privileges: ['select', 'delete', 'truncate'] },
+  { kind: 'table', name: 'freshet.changes_0', privileges: ['select', 'insert', 'delete', 'truncate'] },
+  { kind: 'table', name: 'freshet.changes_1', privileges: ['select', 'insert', 'delete', 'truncate'] },
   { kind: 'table', name: 'freshet.versions', privileges: ['select', 'insert', 'delete', 'truncate'] },
   { kind: 'table', name: 'freshet.touched', privileges: ['select', 'insert', 'update', 'delete', 'truncate'] },
   { kind: 'sequence', name: 'freshet.slot', privileges: ['usage', 'update'] },

@@ -49,6 +49,7 @@ const FUNCTIONS: readonly (readonly [name: string, who: 'owner' | 'whom it is gr
   ['drop_triggers(regclass)', 'anybody, with their own rights'],
   ['element_type(pg_type)', 'anybody, with their own rights'],
   ['equal_keys(freshet.tables,text,text)', 'anybody, with their own rights'],
+  ['equality_guard(freshet.tables)', 'anybody, with their own rights'],
   ['fingerprint(regclass)', 'anybody, with their own rights'],
   ['fingerprints(regclass[])', 'anybody, with their own rights'],
   ['forget_channel(text)', 'anybody: it asks who called', `forget_channel('t')`],
@@ -128,7 +129,7 @@ const FUNCTIONS: readonly (readonly [name: string, who: 'owner' | 'whom it is gr
 /** Of the tables, sequences and views: what a server of a role of its own may. Nobody else than the owner may anything. */
 const RELATIONS: Readonly<Record<string, string>> = {
   abandoned_after: 'update,usage', awake_until: 'update', slot: 'update,usage', tables_id_seq: '',
-  changes: 'select', changes_0: 'delete,select,truncate', changes_1: 'delete,select,truncate', channels: 'select', migrations: 'select', settings: 'select',
+  changes: 'select', changes_0: 'delete,insert,select,truncate', changes_1: 'delete,insert,select,truncate', channels: 'select', migrations: 'select', settings: 'select',
   state: 'select,update', tables: 'select', touched: 'delete,insert,select,truncate,update', trusted: '', versions: 'delete,insert,select,truncate',
 }
 

@@ -24,6 +24,16 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('a watched table that changes its sha
     expect(await detect()).toEqual([])
   })
 
+  it('a partition for a moment, written through its parent: a reset', async () => {
+    const t = await watchedTable()
+    await query(`insert into ${t} values (1, 'a', 1, 1), (2, 'a', 1, 1); create table ${t}_parent (like ${t} including all) partition by list (id)`)
+    expect(await detect()).toEqual([])
+    await query(`alter table ${t}_parent attach partition ${t} default; delete from ${t}_parent where id = 1; alter table ${t}_parent detach partition ${t}`)
+    expect(await detect()).toEqual(['reset'])
+    await query(`alter table ${t} alter column n set default 1; grant select (n) on ${t} to public`)
+    expect(await detect()).toEqual([])
+  })
+
   const filtered = `, filters => '{grp}', columns => '{label}'`
   it.each<[what: string, options: string, change: string, write: string, outcome: string | RegExp]>([
     ['a published column renamed', '', 'alter table T rename label to title', `insert into T (id, title) values (2, 'b'); update T set n = 1`, 'reset'],

@@ -9,7 +9,7 @@ import { DatabaseSource } from '../../src/clock/source.ts'
 import { migrate } from '../../src/database/migrate.ts'
 import { createPool, type Pool } from '../../src/database/pool.ts'
 import { closeAtEnd } from '../support/cleanup.ts'
-import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
+import { createDatabase, hasExtension, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { Ticker } from '../support/ticker.ts'
 
 interface Stage {
@@ -182,6 +182,15 @@ const CELLS: Readonly<Record<string, (stage: Stage) => Promise<void>>> = {
     await database.query(`alter type lair.mood owner to ${names.mallory}`)
     await attempt(mallory, ...CASTS)
     await attempt(writer, ...writes('app.t', `m='sad'`))
+    await browse('t')
+  },
+  async 'who may create in the schema of a key\'s type'({ database, keeper, mallory, writer, names, browse }) {
+    if (!await hasExtension(database, 'citext')) return
+    await database.query(`create schema ext; create extension citext schema ext; grant usage on schema ext to public; grant create on schema ext to ${names.mallory}`)
+    await keeper.query(`create domain app.email as ext.citext; create table app.t (id app.email primary key, v int); grant all on app.t to ${names.writer}; select freshet.watch('app.t')`)
+    // It fits a domain better than the one of the type under it.
+    await mallory.query(`create function lair.same(app.email, app.email) returns boolean language sql as 'select lair.harm(); select $1::text = $2::text'; create operator ext.= (leftarg = app.email, rightarg = app.email, function = lair.same)`)
+    await attempt(writer, ...writes('app.t').map((sql) => sql.replaceAll(/\b([12]+)\b/g, `'$1'`)), `insert into app.t values ('a', 1); update app.t set v = 2; delete from app.t; insert into app.t values ('a', 3)`)
     await browse('t')
   },
   async 'a former owner'({ database, keeper, mallory, names }) {

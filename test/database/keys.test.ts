@@ -2,7 +2,7 @@
 import { beforeAll, describe, expect, it } from 'vitest'
 import { createPool, type Pool } from '../../src/database/pool.ts'
 import { WindowRenderer } from '../../src/hub/fold.ts'
-import { createDatabase, hasPostgres, type TestDatabase } from '../support/database.ts'
+import { createDatabase, hasExtension, hasPostgres, type TestDatabase } from '../support/database.ts'
 import { CLOCKS, linesOf, setClock } from '../support/replay.ts'
 import { readState, windowOf } from '../support/state.ts'
 import { Ticker } from '../support/ticker.ts'
@@ -74,6 +74,29 @@ describe.skipIf(!hasPostgres).each(CLOCKS)('keys, the clock %s', (clock) => {
 
   it('may have such columns beside them, and included ones', async () => {
     await database.query(`create table public.beside (id int, j jsonb, f float8[], primary key (id) include (j)); select freshet.watch('public.beside')`)
+  })
+})
+
+describe.skipIf(!hasPostgres)('a key whose equality is called otherwise by now', async () => {
+  if (!hasPostgres) return
+  const database = await createDatabase()
+  const hasCitext = await hasExtension(database, 'citext')
+  await database.query(`create schema ext; create schema elsewhere; create type public.color as enum ('red', 'blue'); create domain public.tint as public.color`)
+  if (hasCitext) await database.query('create extension citext schema ext')
+
+  it.each([
+    ...hasCitext ? [['its extension moved', 'ext.citext', 'alter extension citext set schema elsewhere'] as const] : [],
+    ['a cast applies by itself', 'public.color', `create function public.worded(public.color) returns text language sql immutable as $$ select 'x' $$; create cast (public.color as text) with function public.worded(public.color) as implicit`],
+    ['the type under its domain was renamed', 'public.tint', 'alter type public.color rename to colour'],
+    ['and another one has its name', 'public.tint', 'alter type public.colour rename to hue; create type public.color as (a int)'],
+  ] as const)('fails no statement: %s', async (_, type, change) => {
+    await database.query(`drop table if exists public.named; create table public.named (k ${type} primary key, v int); select freshet.watch('public.named')`)
+    await database.query(change)
+    // One message: rows that this statement of the client wrote before are read by their keys.
+    const host = await database.connect()
+    await host.query(`insert into public.named values ('red', 1); update public.named set v = 2; delete from public.named; insert into public.named values ('red', 3)`)
+    expect(await database.query('select v from public.named')).toEqual([{ v: 3 }])
+    expect((await database.query<{ new_row: string }>(`select new_row from freshet.changes where kind = 'r' and table_id = (select max(id) from freshet.tables)`)).map(({ new_row }) => new_row)).toContain('drift')
   })
 })
 

@@ -16,8 +16,9 @@ async function lines(database: TestDatabase): Promise<number> {
 }
 
 /** As if it were two days later: nobody rings, and capture takes the log for abandoned. */
-async function letLapse(database: TestDatabase): Promise<void> {
+async function letLapse(database: TestDatabase, before: () => Promise<unknown> = () => Promise.resolve()): Promise<void> {
   await expect.poll(() => database.query(`select from freshet.state where pg_sequence_last_value('freshet.awake_until') < extract(epoch from clock_timestamp()) * 1000`)).toHaveLength(1)
+  await before()
   await database.query(`select setval('freshet.abandoned_after', (extract(epoch from clock_timestamp()) * 1000)::bigint - 86400000)`)
 }
 
@@ -52,5 +53,19 @@ describe('a lease of service that has run out under a running server', () => {
     await database.query(`insert into t values (3, 3)`)
     await expectTruth(database, followings)
     expect(followings.flatMap(({ faults }) => faults)).toEqual([])
+  })
+  it('Whole: of a transaction in whose middle it runs out no part is told', { timeout: 90_000 }, async () => {
+    const database = await createDatabase()
+    await database.query(`create table t (id int primary key, v int not null); select freshet.watch('t')`)
+    const test = await startTestServer({ database })
+    const held = await test.poll('t')
+    const host = await database.connect()
+    await letLapse(database, () => host.query('begin; insert into t values (1, 1)'))
+    // Told as soon as there is something to tell; 503 at most, until the epoch is another.
+    const asked = test.poll('t', `?since=${held.version}&wait=25`)
+    await host.query('insert into t values (2, 2); commit')
+    let answer = await asked
+    if (!('changes' in answer)) await expect.poll(async () => { answer = await test.poll('t', `?since=${held.version}&wait=25`); return answer }, { timeout: 30_000 }).toHaveProperty('changes')
+    expect([answer.reset, answer.changes.map(({ row }) => row)]).toEqual([true, [{ id: 1, v: 1 }, { id: 2, v: 2 }]])
   })
 })
