@@ -441,6 +441,8 @@ create function freshet.seal(target regclass) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform freshet.assert_owner(target);
+  -- Called by itself it must not unpark what is parked.
+  perform freshet.assert_trusted(target);
   update freshet.tables set fingerprint = freshet.fingerprint(target), parked = null where relation = target;
   perform freshet.mark(id, 'watch') from freshet.tables where relation = target;
 end

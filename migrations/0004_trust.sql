@@ -169,8 +169,10 @@ $$;
 
 -- What leaves the circle by this is parked at once.
 create function freshet.distrust(role regrole) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '8s' as $$
 begin
+  -- Who holds it in an open transaction would keep us from looking.
+  perform freshet.lock_definitions();
   delete from freshet.trusted where trusted.role = distrust.role;
   perform freshet.detect_drift();
 end

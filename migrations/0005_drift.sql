@@ -81,10 +81,13 @@ declare
   started_at timestamptz := clock_timestamp();
   seen record;
 begin
-  -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time.
+  -- Somebody is watching or unwatching, perhaps in a transaction that stays open: another time, but not without a word.
   begin
     lock table freshet.settings in share row exclusive mode nowait;
   exception when lock_not_available then
+    table_name := 'every table';
+    outcome := format('postponed: what is watched is being changed%s', coalesce(' by ' || freshet.lock_holders(array['freshet.settings'::regclass], 'share row exclusive'), ''));
+    return next;
     return;
   end;
   for watched in select tables.* from freshet.tables order by id loop

@@ -110,6 +110,22 @@ describe.skipIf(!hasPostgres)('the circle of trust', async () => {
     expect(await detect()).toEqual([])
   })
 
+  it('whom it no longer trusts unparks nothing, and keeps nobody from parking', async () => {
+    const other = await createDatabase()
+    await other.query(`create schema lair authorization ${bob}; grant usage on schema freshet to ${bob}; grant execute on function freshet.watch, freshet.unwatch to ${bob}; select freshet.trust('${bob}')`)
+    const client = await other.connect()
+    await client.query(`set session authorization ${bob}; create table lair.t (id int primary key); select freshet.watch('lair.t')`)
+    await client.query(`begin; select freshet.watch('lair.t', 'again')`)
+    expect(await other.query('select * from freshet.detect_drift()')).toEqual([{ table_name: 'every table', outcome: expect.stringMatching(/^postponed: what is watched is being changed by process \d+/) as string }])
+    const distrusted = other.query(`select freshet.distrust('${bob}')`)
+    await expect.poll(() => other.query(`select from pg_locks where not granted and relation = 'freshet.settings'::regclass`)).toHaveLength(1)
+    await client.query('commit')
+    await distrusted
+    expect(await other.query('select parked is null as is_open from freshet.tables')).toEqual([{ is_open: false }])
+    await expect(client.query(`select freshet.seal('lair.t')`)).rejects.toMatchObject({ code: '42501', message: expect.stringContaining('whom Freshet does not trust') as string })
+    expect(await other.query('select parked is null as is_open from freshet.tables')).toEqual([{ is_open: false }])
+  })
+
   it('nobody but the owner of the schema trusts, also not a role that is trusted', async () => {
     await database.query(`grant usage on schema freshet to ${bob}; select freshet.trust('${bob}')`)
     const client = await database.connect()
