@@ -102,8 +102,14 @@ class Auditor {
 const numberOf = (version: string): number => Number(version.split('.')[1])
 const isTable = (name: string): name is (typeof TABLES)[number] => (TABLES as readonly string[]).includes(name)
 
+interface End {
+  readonly isOver: () => boolean
+  /** Whether it is over and the version the last. */
+  readonly hasAll: (version: string | null) => boolean
+}
+
 /** Follows all three channels on one connection; `reconnects`: leaves at random moments and comes back with its version. */
-async function followTogether(test: TestServer, auditor: Auditor, isOver: () => boolean, reconnects: boolean): Promise<Books> {
+async function followTogether(test: TestServer, auditor: Auditor, { isOver, hasAll }: End, reconnects: boolean): Promise<Books> {
   const books = openBooks()
   const at: { version: string | null } = { version: null }
   while (!isOver() || at.version === null) {
@@ -120,7 +126,7 @@ async function followTogether(test: TestServer, auditor: Auditor, isOver: () => 
     })
     if (at.version === null) await stream.delta(({ more }) => !more)
     const leavesAt = reconnects ? performance.now() + 100 + Math.random() * 400 : Infinity
-    while (!isOver() && performance.now() < leavesAt) await new Promise((resolve) => setTimeout(resolve, 20))
+    while (!(reconnects ? isOver() : hasAll(at.version)) && performance.now() < leavesAt) await new Promise((resolve) => setTimeout(resolve, 20))
     stream.close()
     await stream.ended
     for (const table of TABLES) books[table].drop()
@@ -128,7 +134,7 @@ async function followTogether(test: TestServer, auditor: Auditor, isOver: () => 
   return books
 }
 
-async function followAlone(test: TestServer, auditor: Auditor, isOver: () => boolean): Promise<Books> {
+async function followAlone(test: TestServer, auditor: Auditor, { hasAll }: End): Promise<Books> {
   const books = openBooks()
   const streams = await Promise.all(TABLES.map((table) => openStream(`${test.url}/v1/channels/${table}/stream`, {}, (delta) => {
     const ledger = books[table]
@@ -138,7 +144,7 @@ async function followAlone(test: TestServer, auditor: Auditor, isOver: () => boo
     ledger.commit(delta.version)
     auditor.see(delta.version, ledger.sum, `stream ${table}`)
   })))
-  while (!isOver()) await new Promise((resolve) => setTimeout(resolve, 20))
+  while (!TABLES.every((table) => hasAll(books[table].version))) await new Promise((resolve) => setTimeout(resolve, 20))
   for (const stream of streams) stream.close()
   return books
 }
@@ -183,16 +189,17 @@ describe.skipIf(!hasPostgres || !requireTool('pgbench', pgbench !== null))('pgbe
     await idle.query('begin; create table idle (id int)')
 
     const auditor = new Auditor()
-    let isOver = false
-    const over = (): boolean => isOver
+    let last: string | null = null
+    const over = (): boolean => last !== null
+    const end: End = { isOver: over, hasAll: (version) => last !== null && version === last }
     const clients = [
-      followTogether(test, auditor, over, false), followTogether(test, auditor, over, true), followAlone(test, auditor, over),
+      followTogether(test, auditor, end, false), followTogether(test, auditor, end, true), followAlone(test, auditor, end),
       pollAll(test, auditor, over, 'since'), pollAll(test, auditor, over, 'etag'), pollAll(test, auditor, over, 'wait'),
     ]
     await runPgbench(test.database.url, ['-n', '-c', '8', '-j', '1', '-T', String(seconds)])
     const [truth] = await test.database.query<{ sum: string; changed: string }>('select sum(abalance) as sum, count(*) filter (where abalance <> 0) as changed from pgbench_accounts')
     const head = await settledHead(test)
-    isOver = true
+    last = head
     const books = await Promise.all(clients)
     await idle.query('rollback')
 
