@@ -7,6 +7,7 @@ import type { FileHandle } from 'node:fs/promises'
 import { setImmediate as eventLoop } from 'node:timers/promises'
 import type { FoldedChange, Window } from '../contract/change.ts'
 import { Buckets, MAX_OWN_BUCKETS, type Bucket } from './bucket.ts'
+import { News } from './news.ts'
 import { parsePiece, Pieces, textOf } from './pieces.ts'
 import { Shape } from './shape.ts'
 import { openTemporary, writeWhole } from './temporary.ts'
@@ -30,7 +31,7 @@ export interface SplitOptions {
 
 export class Split {
   readonly #shapes = new Map<string, Buckets>()
-  readonly #waiting = new Set<() => void>()
+  readonly #news = new News()
   readonly #options: Required<SplitOptions>
   #file: FileHandle | null = null
   #fileBytes = 0
@@ -75,7 +76,7 @@ export class Split {
 
   /** All that is in a bucket, from the beginning, also while it is being filled. */
   async *read(bucket: Bucket): AsyncGenerator<readonly FoldedChange[]> {
-    while (bucket.written.length === 0 && this.#life === 'reading') await this.#change()
+    while (bucket.written.length === 0 && this.#life === 'reading') await this.#news.next()
     await this.#takeTurn()
     try {
       yield* this.#batches(bucket)
@@ -114,7 +115,7 @@ export class Split {
         for (const piece of bucket.held()) yield parsePiece(piece.toString())
         return
       } else {
-        await this.#change()
+        await this.#news.next()
       }
     }
   }
@@ -147,14 +148,14 @@ export class Split {
     } catch (error) {
       this.#fail(error)
     }
-    this.#announce()
+    this.#news.announce()
     if (this.isIdle) this.#options.onIdle()
   }
 
   #fail(error: unknown): void {
     this.#life = 'failed'
     this.#failure = error
-    this.#announce()
+    this.#news.announce()
   }
 
   #add(change: FoldedChange): void {
@@ -188,7 +189,7 @@ export class Split {
     const offset = this.#fileBytes
     this.#fileBytes += await writeWhole(file, pieces.take(), offset)
     pieces.settle(offset)
-    this.#announce()
+    this.#news.announce()
   }
 
   async #readPiece(offset: number, length: number): Promise<string> {
@@ -196,15 +197,5 @@ export class Split {
     if (this.#file === null) throw new Error('a piece of a file that there is not')
     await this.#file.read(buffer, 0, length, offset)
     return buffer.toString()
-  }
-
-  #change(): Promise<void> {
-    return new Promise((resolve) => this.#waiting.add(resolve))
-  }
-
-  #announce(): void {
-    const waiting = [...this.#waiting]
-    this.#waiting.clear()
-    for (const wake of waiting) wake()
   }
 }

@@ -4,6 +4,7 @@
  * connection or a snapshot of the database; the file is gone with the last reader, however the process ends.
  */
 import type { FileHandle } from 'node:fs/promises'
+import { News } from './news.ts'
 import type { Part } from './parts.ts'
 import { openTemporary, writeWhole } from './temporary.ts'
 
@@ -26,7 +27,7 @@ export class Spool {
   static #heldByAll = 0
   readonly #file: FileHandle
   readonly #places: Place[] = []
-  readonly #waiting = new Set<() => void>()
+  readonly #news = new News()
   /** Those that are held, oldest first, and those that are not in the file yet. */
   readonly #held: Place[] = []
   #unwritten: Place[] = []
@@ -51,7 +52,7 @@ export class Spool {
 
   /** Resolves once nothing is written any more, for whatever reason. */
   async settled(): Promise<void> {
-    while (this.#life === 'writing') await this.#change()
+    while (this.#life === 'writing') await this.#news.next()
   }
 
   /** All parts, if all of them have come and are in memory. */
@@ -91,7 +92,7 @@ export class Spool {
     // After a failure it has ended by itself; what it says then is no news.
     await rest.return?.().catch(() => undefined)
     this.#life = 'written'
-    this.#announce()
+    this.#news.announce()
     if (this.#holders === 0) this.#close()
   }
 
@@ -100,7 +101,7 @@ export class Spool {
     this.#places.push(place)
     this.#unwritten.push(place)
     this.#end += changes.length
-    this.#announce()
+    this.#news.announce()
   }
 
   /** Many parts at once: each call costs a thread of its own its waking. */
@@ -133,18 +134,8 @@ export class Spool {
       // Loud: a part of an answer must not pass for all of it.
       if (this.#failure !== undefined) throw this.#failure
       if (this.#life !== 'writing') return null
-      await this.#change()
+      await this.#news.next()
     }
-  }
-
-  #change(): Promise<void> {
-    return new Promise((resolve) => this.#waiting.add(resolve))
-  }
-
-  #announce(): void {
-    const waiting = [...this.#waiting]
-    this.#waiting.clear()
-    for (const wake of waiting) wake()
   }
 
   #close(): void {

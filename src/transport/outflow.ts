@@ -53,7 +53,7 @@ export class Outflow {
     if (!this.#isWriting) this.#writeSlice(NOTHING)
   }
 
-  /** Resolves to true when all has been taken, to false when the reader is gone or cut because it took nothing for `deadlineMs`. */
+  /** Resolves to true when all has been taken, to false when the reader is gone or cut because it took not one slice in `deadlineMs`. */
   drained(deadlineMs: number): Promise<boolean> {
     if (!this.isOpen) return Promise.resolve(false)
     if (this.waitingBytes === 0) return Promise.resolve(true)

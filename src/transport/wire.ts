@@ -73,7 +73,7 @@ export class Wire {
     return this.isOpen && this.#outflow.write(this.#isChunked ? chunk : event)
   }
 
-  /** Resolves to true when all has been taken, to false when the client is gone or cut because it took nothing at all for `deadlineMs`. */
+  /** Resolves to true when all has been taken, to false when the client is gone or cut because it took not one slice in `deadlineMs`. */
   drained(deadlineMs: number): Promise<boolean> {
     return this.#outflow.drained(deadlineMs)
   }
